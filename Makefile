@@ -1,0 +1,151 @@
+# aioxide's one door: every verb a developer, a user trying it out or the CI needs.
+# `make` alone lists them. Needs Rust (cargo), Python 3.11 or later with venv, and a C compiler;
+# the rest is installed into .venv from the package registries, once.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+FUZZ_SECONDS ?= 20
+
+PY := $(VENV)/bin/python
+STAMPS := $(VENV)/.stamps
+RUST_SOURCES := $(shell find crates Cargo.toml Cargo.lock -name '*.rs' -o -name 'Cargo.*' 2>/dev/null)
+PY_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed 2>/dev/null)
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+
+# The bindings are compiled against the Python of the environment at hand, whatever else is on PATH.
+export PYO3_PYTHON = $(abspath $(PY))
+export VIRTUAL_ENV = $(abspath $(VENV))
+unexport PYTHONPATH
+unexport PYTHONHOME
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+.PHONY: help
+help: ## Lists these verbs
+	@echo "usage: make VERB   (variables: PYTHON=$(PYTHON) VENV=$(VENV) PYTEST_ARGS BENCH_ARGS FUZZ_SECONDS)"
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)$$/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+	  | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+# --- environment: each step leaves a stamp and is not repeated ---------------------------------
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aioxide needs Python 3.11 or later; say make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade 'pip>=25.1'
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/test: pyproject.toml $(STAMPS)/venv
+	$(PIP) --group test
+	@touch $@
+
+$(STAMPS)/lint: pyproject.toml $(STAMPS)/test
+	$(PIP) --group lint
+	@touch $@
+
+$(STAMPS)/bench: pyproject.toml $(STAMPS)/test
+	$(PIP) --group bench
+	@touch $@
+
+# The package as a user gets it: built by `pip install .` in release mode, not linked to this tree.
+$(STAMPS)/installed: $(RUST_SOURCES) $(PY_SOURCES) pyproject.toml README.md $(STAMPS)/test
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(PIP) --no-build-isolation --no-deps --force-reinstall .
+	@$(PY) -P -c 'import aioxide'
+	@touch $@
+
+.PHONY: dev
+dev: $(STAMPS)/test ## Builds in debug mode and links this tree into the environment, for quick edits
+	$(PY) -m maturin develop
+	@rm -f $(STAMPS)/installed
+
+.PHONY: build
+build: $(STAMPS)/installed ## Sets up the environment and installs a release build into it
+
+# --- trying it ---------------------------------------------------------------------------------
+
+# On a terminal the server gets a foreground process group of its own (`set -m`): Ctrl-C then stops
+# the server, which ends with status 0, and not also make, which would report an interrupt.
+.PHONY: demo
+demo: build ## Serves examples/shop on aioxide until Ctrl-C
+	@if [ -t 0 ]; then set -m; fi; $(PY) examples/shop/serve.py
+
+# --- tests -------------------------------------------------------------------------------------
+
+.PHONY: test
+test: test-rust test-python ## Runs every test, Rust and Python, on one Python
+
+.PHONY: test-rust
+test-rust: $(STAMPS)/venv ## Runs the Rust tests
+	cargo test --package aioxide-core
+
+.PHONY: test-python
+test-python: build ## Runs the Python tests (PYTEST_ARGS="-k name" picks some)
+	$(PY) -P -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-all
+test-all: test-rust ## Runs the Python tests on every Python 3.11 to 3.15 found (AIOXIDE_PYTHONS adds some)
+	@set -e; $(PYTHON) tools/pythons.py | while read -r version python; do \
+	  echo "== Python $$version ($$python)"; \
+	  $(MAKE) --no-print-directory test-python PYTHON="$$python" VENV=".venvs/$$version" \
+	    CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),target)/py$$version" </dev/null; \
+	done
+
+.PHONY: loom
+loom: ## Explores the interleavings of the cross-thread inbox
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),target)/loom" \
+	  CARGO_PROFILE_RELEASE_LTO=off cargo test --package aioxide-core --release --lib -- inbox::
+
+.PHONY: miri
+miri: ## Runs the core's tests under miri, where a nightly toolchain has it
+	@if cargo +nightly miri --version >/dev/null 2>&1; then \
+	  MIRIFLAGS="-Zmiri-disable-isolation" CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),target)/miri" \
+	    cargo +nightly miri test --package aioxide-core --lib; \
+	else echo "miri: not run, because no nightly toolchain with miri is installed" \
+	  "(rustup toolchain install nightly --component miri)"; fi
+
+.PHONY: fuzz
+fuzz: ## Runs each fuzz target for FUZZ_SECONDS
+	cd fuzz && ./run $(FUZZ_SECONDS)
+
+# --- quality -----------------------------------------------------------------------------------
+
+.PHONY: lint
+lint: lint-rust lint-python ## Checks format, lints and types of everything
+
+.PHONY: lint-rust
+lint-rust: $(STAMPS)/venv
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings -D unsafe_op_in_unsafe_fn \
+	  -D clippy::undocumented_unsafe_blocks -D clippy::missing_safety_doc -D clippy::too_many_lines
+
+.PHONY: lint-python
+lint-python: build $(STAMPS)/lint
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m mypy --python-version 3.14
+	$(PY) -P -m mypy.stubtest aioxide._aioxide --allowlist tests/typing/stubtest-allow.txt
+
+.PHONY: format
+format: $(STAMPS)/lint ## Formats everything
+	cargo fmt --all
+	$(PY) -m ruff check --fix-only --quiet .
+	$(PY) -m ruff format .
+
+.PHONY: docs
+docs: ## Builds the core's API documentation; a broken link is an error
+	RUSTDOCFLAGS="-D warnings" cargo doc --package aioxide-core --no-deps --document-private-items
+
+.PHONY: bench
+bench: build $(STAMPS)/bench ## Prints the table of benchmarks, against the peers that are installed
+	$(PY) -P benches/run.py $(BENCH_ARGS)
+
+.PHONY: all
+all: lint test loom miri fuzz docs ## Everything but test-all and bench
+
+.PHONY: clean
+clean: ## Removes the environments and build products
+	rm -rf $(VENV) .venvs target fuzz/target

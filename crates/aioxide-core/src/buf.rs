@@ -1,0 +1,288 @@
+//! Buffers of a byte stream: where a read lands, and what waits to be written.
+//!
+//! Duty: [`ReceiveBuffer`] is the one landing place of small reads, owned by a loop and lent to one
+//! transport at a time; [`ReadSizer`] decides per stream whether the next read lands there or goes
+//! straight into its final object; [`WriteQueue`] keeps chunks in order until they are sent.
+//! May touch: `sys::recv`, for the landing place alone.
+//!
+//! Invariants: the queue never drops a chunk: each one pushed is handed back exactly once, by
+//! [`WriteQueue::advance`] or [`WriteQueue::clear`], because a chunk may be a Python object and
+//! dropping one is the caller's business. No queued chunk is empty.
+#![allow(
+    unsafe_code,
+    reason = "one view of initialised bytes as perhaps-uninitialised ones"
+)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+
+use crate::backend::sys;
+
+/// Most bytes that one read may return (asyncio's `_SelectorTransport.max_size`).
+pub const READ_MAX_BYTES: usize = 256 * 1024;
+
+/// Reads of at least this many bytes go straight into their final object the next time.
+///
+/// Below it one extra copy is cheaper than a fresh large allocation, whose pages the kernel must
+/// first map and clear.
+pub const READ_LARGE_BYTES: usize = 64 * 1024;
+
+/// Landing place of reads, one per loop, [`READ_MAX_BYTES`] long.
+///
+/// Pages that no read ever reached are never touched, so a loop that sees only small reads does not
+/// pay for the whole.
+#[derive(Debug)]
+pub struct ReceiveBuffer {
+    bytes: Box<[u8]>,
+}
+
+impl Default for ReceiveBuffer {
+    fn default() -> Self {
+        Self {
+            bytes: vec![0; READ_MAX_BYTES].into_boxed_slice(),
+        }
+    }
+}
+
+impl ReceiveBuffer {
+    /// Receives once from `fd` and returns what came, at most [`READ_MAX_BYTES`]; nothing is the
+    /// end of the stream.
+    ///
+    /// # Errors
+    /// As [`sys::recv`], `WouldBlock` among them.
+    #[inline]
+    pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<&[u8]> {
+        let room: *mut [u8] = &raw mut *self.bytes;
+        // SAFETY: the same bytes for the time of the call, during which `self` is borrowed; they
+        // are initialised, and `recv` only ever writes bytes that the kernel gave.
+        let room = unsafe { &mut *(room as *mut [MaybeUninit<u8>]) };
+        let len = sys::recv(fd, room)?;
+        Ok(&self.bytes[..len.min(self.bytes.len())])
+    }
+}
+
+/// Where the next read of a stream should land.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadInto {
+    /// The loop's [`ReceiveBuffer`], to be copied into an object of the exact size.
+    Shared,
+    /// A new final object of this many bytes, to be shortened to what arrived.
+    Final(usize),
+}
+
+/// Memory of how large a stream's last read was.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadSizer {
+    large: bool,
+}
+
+impl ReadSizer {
+    /// Where the next read should land.
+    pub fn plan(self) -> ReadInto {
+        if self.large {
+            ReadInto::Final(READ_MAX_BYTES)
+        } else {
+            ReadInto::Shared
+        }
+    }
+
+    /// Learns that a read returned `len` bytes.
+    pub fn record(&mut self, len: usize) {
+        self.large = len >= READ_LARGE_BYTES;
+    }
+}
+
+/// Chunks that wait to be sent, in order; the first may be partly sent.
+#[derive(Debug)]
+pub struct WriteQueue<C> {
+    chunks: VecDeque<C>,
+    /// Bytes of the first chunk that are sent already; less than its length.
+    sent_bytes: usize,
+    /// Unsent bytes of all chunks.
+    size_bytes: usize,
+}
+
+impl<C> Default for WriteQueue<C> {
+    fn default() -> Self {
+        Self {
+            chunks: VecDeque::new(),
+            sent_bytes: 0,
+            size_bytes: 0,
+        }
+    }
+}
+
+impl<C: AsRef<[u8]>> WriteQueue<C> {
+    /// Unsent bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// Appends `chunk`, of which the first `sent` bytes left already.
+    ///
+    /// # Errors
+    /// Gives the chunk back when nothing of it is left to send: an empty chunk could never be
+    /// drained. The same if `sent` is not zero and the queue is not empty, which would reorder
+    /// bytes.
+    pub fn push(&mut self, chunk: C, sent: usize) -> Result<(), C> {
+        let len = chunk.as_ref().len();
+        if sent >= len || (sent > 0 && !self.chunks.is_empty()) {
+            return Err(chunk);
+        }
+        self.size_bytes += len - sent;
+        if self.chunks.is_empty() {
+            self.sent_bytes = sent;
+        }
+        self.chunks.push_back(chunk);
+        Ok(())
+    }
+
+    /// The unsent bytes in order, one slice per chunk, for a vectored send.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let sent = self.sent_bytes;
+        self.chunks.iter().enumerate().map(move |(index, chunk)| {
+            let bytes = chunk.as_ref();
+            if index == 0 {
+                bytes.get(sent..).unwrap_or_default()
+            } else {
+                bytes
+            }
+        })
+    }
+
+    /// Notes that the first `len` unsent bytes left; chunks sent to their end move to `spent`.
+    ///
+    /// A `len` beyond what is queued empties the queue and is otherwise ignored.
+    pub fn advance(&mut self, len: usize, spent: &mut impl Extend<C>) {
+        let mut left = len;
+        while left > 0 {
+            let Some(front) = self.chunks.front() else {
+                return;
+            };
+            let unsent = front.as_ref().len().saturating_sub(self.sent_bytes);
+            if left < unsent {
+                self.sent_bytes += left;
+                self.size_bytes -= left;
+                return;
+            }
+            left -= unsent;
+            self.size_bytes -= unsent;
+            self.sent_bytes = 0;
+            spent.extend(self.chunks.pop_front());
+        }
+    }
+
+    /// Moves every chunk to `spent`, sent or not.
+    pub fn clear(&mut self, spent: &mut impl Extend<C>) {
+        spent.extend(self.chunks.drain(..));
+        self.sent_bytes = 0;
+        self.size_bytes = 0;
+    }
+
+    /// The chunks, for a garbage collector that must see what the queue keeps alive.
+    pub fn iter(&self) -> impl Iterator<Item = &C> {
+        self.chunks.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::fd::AsFd;
+
+    fn unsent(queue: &WriteQueue<Vec<u8>>) -> Vec<u8> {
+        queue.slices().flatten().copied().collect()
+    }
+
+    #[test]
+    fn sizer_follows_the_last_read() {
+        let mut sizer = ReadSizer::default();
+        assert_eq!(sizer.plan(), ReadInto::Shared);
+        sizer.record(READ_LARGE_BYTES);
+        assert_eq!(sizer.plan(), ReadInto::Final(READ_MAX_BYTES));
+        sizer.record(READ_LARGE_BYTES - 1);
+        assert_eq!(sizer.plan(), ReadInto::Shared);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "needs a kernel")]
+    fn receive_returns_what_came_then_the_end() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+        ours.set_nonblocking(true).expect("a mode of ours");
+        let mut buffer = ReceiveBuffer::default();
+        let error = buffer.receive(ours.as_fd()).expect_err("nothing is there");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            sys::send(theirs.as_fd(), b"abc").expect("room for three bytes"),
+            3
+        );
+        assert_eq!(buffer.receive(ours.as_fd()).expect("three bytes"), b"abc");
+        drop(theirs);
+        assert_eq!(buffer.receive(ours.as_fd()).expect("the end"), b"");
+    }
+
+    #[test]
+    fn refused_chunks_come_back() {
+        let mut queue = WriteQueue::default();
+        assert_eq!(queue.push(b"".to_vec(), 0), Err(b"".to_vec()));
+        assert_eq!(queue.push(b"ab".to_vec(), 2), Err(b"ab".to_vec()));
+        assert_eq!(queue.push(b"ab".to_vec(), 1), Ok(()));
+        assert_eq!(queue.push(b"cd".to_vec(), 1), Err(b"cd".to_vec()));
+        assert_eq!(unsent(&queue), b"b");
+    }
+
+    #[test]
+    fn advance_past_the_end_only_empties() {
+        let mut queue = WriteQueue::default();
+        assert_eq!(queue.push(b"abc".to_vec(), 0), Ok(()));
+        let mut spent = Vec::new();
+        queue.advance(99, &mut spent);
+        assert_eq!((queue.size_bytes(), spent.len()), (0, 1));
+        queue.advance(1, &mut spent);
+        assert!(queue.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn queue_is_a_flat_buffer(
+            ops in prop::collection::vec((0usize..3, 0usize..40), 0..80),
+        ) {
+            let mut queue = WriteQueue::default();
+            let mut model: Vec<u8> = Vec::new();
+            let (mut pushed, mut spent) = (0usize, Vec::new());
+            let mut next = 0u8;
+            for (kind, n) in ops {
+                match kind {
+                    0 => {
+                        let chunk: Vec<u8> =
+                            (0..n).map(|_| { next = next.wrapping_add(1); next }).collect();
+                        model.extend(&chunk);
+                        pushed += usize::from(queue.push(chunk, 0).is_ok());
+                    }
+                    1 => {
+                        queue.advance(n, &mut spent);
+                        model.drain(..n.min(model.len()));
+                    }
+                    _ if n == 0 => {
+                        queue.clear(&mut spent);
+                        model.clear();
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(queue.size_bytes(), model.len());
+                prop_assert_eq!(queue.is_empty(), model.is_empty());
+                prop_assert_eq!(&unsent(&queue), &model);
+            }
+            queue.clear(&mut spent);
+            prop_assert_eq!(spent.len(), pushed);
+        }
+    }
+}

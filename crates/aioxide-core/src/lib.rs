@@ -1,0 +1,31 @@
+//! The event loop of aioxide without Python: what runs when, and what the kernel is asked.
+//!
+//! The crate map, from the bottom up:
+//! - [`backend`]: the kernel's readiness, in a contract; `sys` holds every system call.
+//! - [`clock`]: the sole reader of time. [`slab`]: tokens, and the registrations they name.
+//! - [`timers`], [`ready`], [`inbox`]: what is due later, what runs next, what other threads send.
+//! - [`turn`]: one turn of the loop over these.
+//! - [`buf`], [`flow`], [`stream`]: a byte stream without io, and where its bytes wait.
+//! - [`stats`], [`heartbeat`]: what other threads may read while the loop runs.
+//!
+//! Invariants: no Python anywhere; entries are generic, moved in and handed back, never dropped
+//! behind the caller's back; unsafe code lives in `backend/sys.rs` alone (and `buf.rs`).
+
+#![deny(unsafe_code)]
+#![allow(
+    unexpected_cfgs,
+    reason = "`loom` is a cfg of the model checker's, given by RUSTFLAGS"
+)]
+
+pub mod backend;
+pub mod buf;
+pub mod clock;
+pub mod flow;
+pub mod heartbeat;
+pub mod inbox;
+pub mod ready;
+pub mod slab;
+pub mod stats;
+pub mod stream;
+pub mod timers;
+pub mod turn;

@@ -1,0 +1,190 @@
+//! The ready queue: what runs next, in order, and the snapshot that one turn runs.
+//!
+//! May touch: its own memory only; entries are moved in and handed back, never looked at.
+//! Invariants: first in, first out; a turn runs the entries that were there when it began, and
+//! what they add waits for the next turn (asyncio's rule: a callback that schedules itself forever
+//! does not keep I/O from its turn).
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+/// Room that an idle queue keeps, in entries: a burst beyond it gives its memory back.
+const IDLE_CAPACITY_MAX: usize = 16_384;
+
+/// A queue of entries with a per-turn snapshot; one owner thread.
+#[derive(Debug)]
+pub struct Ready<T> {
+    entries: VecDeque<T>,
+    /// How many of the first entries still belong to the current turn.
+    unread: usize,
+}
+
+impl<T> Default for Ready<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Ready<T> {
+    /// An empty queue; allocates nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            entries: VecDeque::new(),
+            unread: 0,
+        }
+    }
+
+    /// Appends an entry. O(1) amortised.
+    #[inline]
+    pub fn push(&mut self, entry: T) {
+        self.entries.push_back(entry);
+    }
+
+    /// Number of entries, those of the current turn included.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True when nothing is queued.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Begins a turn over the entries that are there now; returns their number.
+    #[inline]
+    pub fn begin_turn(&mut self) -> usize {
+        self.unread = self.entries.len();
+        self.unread
+    }
+
+    /// The next entry of the current turn, or `None` when its snapshot is used up. O(1).
+    #[inline]
+    pub fn pop(&mut self) -> Option<T> {
+        self.unread = self.unread.checked_sub(1)?;
+        self.entries.pop_front()
+    }
+
+    /// How many entries of the current turn have not been popped.
+    #[inline]
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        self.unread
+    }
+
+    /// Every queued entry, first in first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter()
+    }
+
+    /// Takes out everything, first in first, and ends the current turn.
+    pub fn drain(&mut self) -> Vec<T> {
+        self.unread = 0;
+        std::mem::take(&mut self.entries).into()
+    }
+
+    /// Gives memory of a past burst back; for a loop that is about to sleep.
+    #[inline]
+    pub(crate) fn trim(&mut self) {
+        if self.entries.capacity() > IDLE_CAPACITY_MAX {
+            self.entries.shrink_to(IDLE_CAPACITY_MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_a_turn_adds_waits_for_the_next() {
+        let mut ready = Ready::new();
+        ready.push(1);
+        ready.push(2);
+        assert_eq!(ready.pop(), None, "no turn has begun");
+        assert_eq!(ready.begin_turn(), 2);
+        assert_eq!(ready.pop(), Some(1));
+        ready.push(3);
+        assert_eq!((ready.unread(), ready.len()), (1, 2));
+        assert_eq!(ready.pop(), Some(2));
+        assert_eq!(ready.pop(), None);
+        assert_eq!(ready.begin_turn(), 1);
+        assert_eq!(ready.pop(), Some(3));
+        assert!(ready.is_empty());
+    }
+
+    #[test]
+    fn a_burst_gives_its_memory_back_and_loses_nothing() {
+        let mut ready = Ready::new();
+        for number in 0..IDLE_CAPACITY_MAX * 4 {
+            ready.push(number);
+        }
+        ready.trim();
+        assert_eq!(ready.len(), IDLE_CAPACITY_MAX * 4);
+        ready.begin_turn();
+        for number in 0..IDLE_CAPACITY_MAX * 4 - 1 {
+            assert_eq!(ready.pop(), Some(number));
+        }
+        ready.trim();
+        assert!(ready.entries.capacity() <= IDLE_CAPACITY_MAX);
+        assert_eq!(ready.pop(), Some(IDLE_CAPACITY_MAX * 4 - 1));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(u16),
+        Begin,
+        Pop,
+        Drain,
+        Trim,
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_two_queues(steps in vec(
+            prop_oneof![
+                8 => any::<u16>().prop_map(Step::Push),
+                2 => Just(Step::Begin),
+                8 => Just(Step::Pop),
+                1 => Just(Step::Drain),
+                1 => Just(Step::Trim),
+            ],
+            0..300,
+        )) {
+            let mut ready = Ready::new();
+            // The naive model: what this turn still runs, and what waits for the next.
+            let (mut now, mut later) = (VecDeque::new(), VecDeque::new());
+            for step in steps {
+                match step {
+                    Step::Push(value) => {
+                        ready.push(value);
+                        later.push_back(value);
+                    }
+                    Step::Begin => {
+                        now.append(&mut later);
+                        prop_assert_eq!(ready.begin_turn(), now.len());
+                    }
+                    Step::Pop => prop_assert_eq!(ready.pop(), now.pop_front()),
+                    Step::Drain => {
+                        now.append(&mut later);
+                        prop_assert_eq!(ready.drain(), Vec::from(std::mem::take(&mut now)));
+                    }
+                    Step::Trim => ready.trim(),
+                }
+                prop_assert_eq!(ready.len(), now.len() + later.len());
+                prop_assert_eq!(ready.unread(), now.len());
+                prop_assert!(ready.iter().eq(now.iter().chain(&later)));
+            }
+        }
+    }
+}

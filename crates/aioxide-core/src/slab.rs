@@ -1,0 +1,322 @@
+//! Registrations by number: a [`Token`] names a slot and the generation that filled it.
+//!
+//! May touch: its own memory only.
+//! Invariants: a token resolves to the value that it was given for, or to nothing: a slot's
+//! generation grows when its value leaves, and a slot whose generation is used up is never filled
+//! again. So an event that the kernel reports late, for a registration that is gone, is refused.
+
+#![forbid(unsafe_code)]
+
+/// The last generation: a slot that reaches it is retired, so that no token ever comes true twice.
+const GENERATION_LAST: u32 = u32::MAX;
+
+/// The end of the list of free slots.
+const NO_SLOT: u32 = u32::MAX;
+
+/// The name of a value in a [`Slab`]: a slot and the generation of its content.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub struct Token {
+    index: u32,
+    generation: u32,
+}
+
+impl Token {
+    /// A token that no slab gives out: backends use it for their own waker.
+    pub const RESERVED: Self = Self {
+        index: NO_SLOT,
+        generation: GENERATION_LAST,
+    };
+
+    /// The token as one number, for a backend to carry.
+    #[inline]
+    #[must_use]
+    pub const fn to_u64(self) -> u64 {
+        (self.generation as u64) << 32 | self.index as u64
+    }
+
+    /// The token that [`Token::to_u64`] made this number of; any number is some token.
+    #[inline]
+    #[must_use]
+    pub const fn from_u64(number: u64) -> Self {
+        Self {
+            index: number as u32,
+            generation: (number >> 32) as u32,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    /// Grows by one when the slot's value leaves.
+    generation: u32,
+    content: Content<T>,
+}
+
+#[derive(Debug)]
+enum Content<T> {
+    Filled(T),
+    /// Names the next free slot, or `NO_SLOT`; a retired slot stands in no list.
+    Free(u32),
+}
+
+/// Values named by tokens; one owner thread.
+#[derive(Debug)]
+pub struct Slab<T> {
+    slots: Vec<Slot<T>>,
+    /// Head of the list of free slots: the one freed last, whose memory is still warm.
+    free: u32,
+    len: usize,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Slab<T> {
+    /// An empty slab; allocates nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: NO_SLOT,
+            len: 0,
+        }
+    }
+
+    /// Number of values.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when there is no value.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Keeps `value` and returns its token. O(1); allocates only when all slots are taken.
+    ///
+    /// # Panics
+    /// With 2^32 - 1 slots in use, which no table of descriptors reaches.
+    pub fn insert(&mut self, value: T) -> Token {
+        self.len += 1;
+        let index = self.free;
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            if let Content::Free(next) = slot.content {
+                self.free = next;
+            }
+            slot.content = Content::Filled(value);
+            return Token {
+                index,
+                generation: slot.generation,
+            };
+        }
+        let index = self.slots.len();
+        assert!(index < NO_SLOT as usize, "the slab is full");
+        self.slots.push(Slot {
+            generation: 0,
+            content: Content::Filled(value),
+        });
+        Token {
+            index: index as u32,
+            generation: 0,
+        }
+    }
+
+    /// The value of `token`, or `None` when it has left. O(1).
+    #[inline]
+    #[must_use]
+    pub fn get(&self, token: Token) -> Option<&T> {
+        match self.slots.get(token.index as usize) {
+            Some(Slot {
+                generation,
+                content: Content::Filled(value),
+            }) if *generation == token.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The value of `token` to change, or `None` when it has left. O(1).
+    #[inline]
+    #[must_use]
+    pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
+        match self.slots.get_mut(token.index as usize) {
+            Some(Slot {
+                generation,
+                content: Content::Filled(value),
+            }) if *generation == token.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Takes out the value of `token`; its token is stale from here on. O(1).
+    pub fn remove(&mut self, token: Token) -> Option<T> {
+        self.get(token)?;
+        self.empty_slot(token.index)
+    }
+
+    /// Every value with its token, in slot order.
+    pub fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
+        self.slots.iter().zip(0_u32..).filter_map(|(slot, index)| {
+            let Content::Filled(value) = &slot.content else {
+                return None;
+            };
+            let generation = slot.generation;
+            Some((Token { index, generation }, value))
+        })
+    }
+
+    /// Takes out every value, in slot order; all tokens given so far are stale from here on.
+    pub fn drain(&mut self) -> Vec<T> {
+        (0..self.slots.len() as u32)
+            .filter_map(|index| self.empty_slot(index))
+            .collect()
+    }
+
+    /// Empties slot `index` and makes it ready for its next generation, or retires it.
+    fn empty_slot(&mut self, index: u32) -> Option<T> {
+        let slot = self.slots.get_mut(index as usize)?;
+        if !matches!(slot.content, Content::Filled(_)) {
+            return None;
+        }
+        let retired = slot.generation >= GENERATION_LAST - 1;
+        slot.generation = slot.generation.saturating_add(1);
+        let next = if retired { NO_SLOT } else { self.free };
+        if !retired {
+            self.free = index;
+        }
+        self.len -= 1;
+        match std::mem::replace(&mut slot.content, Content::Free(next)) {
+            Content::Filled(value) => Some(value),
+            Content::Free(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_token_survives_being_a_number() {
+        let token = Token {
+            index: 7,
+            generation: 0xdead_beef,
+        };
+        assert_eq!(Token::from_u64(token.to_u64()), token);
+        assert_eq!(Token::RESERVED.to_u64(), u64::MAX);
+    }
+
+    #[test]
+    fn a_reused_slot_refuses_the_old_token() {
+        let mut slab = Slab::new();
+        let old = slab.insert("old");
+        assert_eq!(slab.remove(old), Some("old"));
+        let new = slab.insert("new");
+        assert_eq!(new.index, old.index, "the free slot is used first");
+        assert_eq!(slab.get(old), None);
+        assert_eq!(slab.remove(old), None);
+        assert_eq!(slab.get(new), Some(&"new"));
+        assert_eq!(slab.len(), 1);
+    }
+
+    #[test]
+    fn a_slot_with_no_generation_left_is_retired() {
+        let mut slab = Slab::new();
+        let first = slab.insert(1);
+        slab.slots[0].generation = GENERATION_LAST - 1;
+        let last = Token {
+            generation: GENERATION_LAST - 1,
+            ..first
+        };
+        assert_eq!(slab.remove(last), Some(1));
+        let next = slab.insert(2);
+        assert_ne!(next.index, first.index);
+        assert_eq!(slab.drain(), [2]);
+        assert_eq!(slab.insert(3).index, next.index);
+        assert!(slab.get(last).is_none());
+    }
+
+    #[test]
+    fn no_number_of_the_kernels_panics() {
+        let mut slab = Slab::new();
+        slab.insert(());
+        for number in [0, 1, u64::MAX, u64::from(u32::MAX), 1 << 32] {
+            let token = Token::from_u64(number);
+            assert_eq!(slab.get(token).is_some(), slab.get_mut(token).is_some());
+        }
+        assert_eq!(slab.remove(Token::RESERVED), None);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u16),
+        /// By position in the list of all tokens ever given, stale ones included.
+        Remove(prop::sample::Index),
+        Change(prop::sample::Index, u16),
+        Drain,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => any::<u16>().prop_map(Step::Insert),
+            8 => any::<prop::sample::Index>().prop_map(Step::Remove),
+            4 => (any::<prop::sample::Index>(), any::<u16>())
+                .prop_map(|(which, value)| Step::Change(which, value)),
+            1 => Just(Step::Drain),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_map_whose_keys_are_never_reused(steps in vec(step(), 0..200)) {
+            let mut slab = Slab::new();
+            let mut model: HashMap<Token, u16> = HashMap::new();
+            let mut given: Vec<Token> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Insert(value) => {
+                        let token = slab.insert(value);
+                        prop_assert!(!given.contains(&token), "{token:?} came true twice");
+                        given.push(token);
+                        model.insert(token, value);
+                    }
+                    Step::Remove(which) if !given.is_empty() => {
+                        let token = *which.get(&given);
+                        prop_assert_eq!(slab.remove(token), model.remove(&token));
+                    }
+                    Step::Change(which, value) if !given.is_empty() => {
+                        let token = *which.get(&given);
+                        let changed = slab.get_mut(token).map(|place| *place = value);
+                        prop_assert_eq!(changed, model.get_mut(&token).map(|place| *place = value));
+                    }
+                    Step::Drain => {
+                        let mut drained = slab.drain();
+                        let mut expected: Vec<u16> = model.drain().map(|(_, value)| value).collect();
+                        drained.sort_unstable();
+                        expected.sort_unstable();
+                        prop_assert_eq!(drained, expected);
+                    }
+                    Step::Remove(_) | Step::Change(..) => {}
+                }
+                prop_assert_eq!(slab.len(), model.len());
+                prop_assert_eq!(slab.is_empty(), model.is_empty());
+                for token in &given {
+                    prop_assert_eq!(slab.get(*token), model.get(token));
+                }
+                let listed: HashMap<Token, u16> = slab.iter().map(|(token, v)| (token, *v)).collect();
+                prop_assert_eq!(&listed, &model);
+            }
+        }
+    }
+}

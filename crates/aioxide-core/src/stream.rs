@@ -1,0 +1,486 @@
+//! Byte stream transport without io: what asyncio's socket transport decides, and nothing else.
+//!
+//! Duty: hold the state of one stream (reading, closing, write queue, water marks, half-close,
+//! lost connection) and answer what to do next. It never sends, receives, schedules or calls a
+//! protocol: the caller does, between two calls. TCP, Unix sockets and pipes share it.
+//!
+//! Methods come in three kinds: getters; `handle_*`, which take in a call or an event and return a
+//! verdict or a [`Step`]; and [`Stream::poll_action`], which gives out, one at a time, the
+//! [`Action`]s of that step until it says `None`. The step lives with the caller, so an action that
+//! calls user code may re-enter with a step of its own, and the outer one then continues against
+//! the state it finds: every condition is tested when its action is due, not before.
+//!
+//! ```text
+//!             close, eof            queue empty              connection_lost() returned
+//!   open ───────────────► closing ─────────────► losing ──────────────────────► lost
+//!     └──────────── abort, fatal error ───────────┘
+//! ```
+//!
+//! Invariants:
+//! 1. A queued byte has a way out: the queue is non-empty only while write interest is set, a flush
+//!    is due, or an [`Action::Send`] is being carried out.
+//! 2. `conn_lost > 0` implies closing, an empty queue and no interest; `connection_lost` is asked
+//!    for (scheduled or at once) exactly once.
+//! 3. Bytes leave in the order of their writes, and an idle stream's write leaves at once. Later
+//!    writes of the same turn wait for its end and leave together, but never longer than anybody
+//!    could see: whoever asks for the size, closes, or passes high water flushes first.
+//!
+//! *Source*: asyncio `selector_events._SelectorSocketTransport` of 3.14.
+#![forbid(unsafe_code)]
+
+use crate::buf::{ReadInto, ReadSizer, WriteQueue};
+use crate::flow::{Flow, LimitsError};
+
+#[cfg(test)]
+mod driver;
+#[cfg(test)]
+mod model;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use step::Phase;
+pub use step::{Action, Step, WritePlan};
+
+/// Writes to a lost connection that are ignored in silence; later ones earn a warning.
+///
+/// *Source*: asyncio `constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`.
+pub const LOST_WRITES_SILENT: u32 = 5;
+
+/// State of one byte stream over chunks `C`.
+///
+/// Chunks are moved in by writes and moved out, into the `spent` argument of the methods that have
+/// one, when they are sent or given up; the caller drops them after its borrow has ended.
+#[derive(Debug)]
+pub struct Stream<C> {
+    queue: WriteQueue<C>,
+    flow: Flow,
+    sizer: ReadSizer,
+    /// `pause_reading()` is in force.
+    paused: bool,
+    closing: bool,
+    /// `write_eof()` was called.
+    eof: bool,
+    /// Somebody waits for the empty queue.
+    watched: bool,
+    want_read: bool,
+    want_write: bool,
+    /// A flush at the end of the turn was asked for and is still due.
+    flush_due: bool,
+    /// Zero while connected; then one, plus one for each write ignored since.
+    conn_lost: u32,
+    /// Turn in which an idle write last left at once.
+    sent_turn: Option<u64>,
+}
+
+impl<C> Default for Stream<C> {
+    fn default() -> Self {
+        Self {
+            queue: WriteQueue::default(),
+            flow: Flow::default(),
+            sizer: ReadSizer::default(),
+            paused: false,
+            closing: false,
+            eof: false,
+            watched: false,
+            want_read: false,
+            want_write: false,
+            flush_due: false,
+            conn_lost: 0,
+            sent_turn: None,
+        }
+    }
+}
+
+/// Getters.
+impl<C: AsRef<[u8]>> Stream<C> {
+    /// Whether `close()` or `abort()` was called or the connection failed.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Whether data would be delivered: neither paused nor closing.
+    pub fn is_reading(&self) -> bool {
+        !self.closing && !self.paused
+    }
+
+    /// Whether `pause_reading()` is in force.
+    pub fn is_reading_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether `write_eof()` was called.
+    pub fn is_eof_written(&self) -> bool {
+        self.eof
+    }
+
+    /// Whether the protocol was told to pause writing.
+    pub fn is_protocol_paused(&self) -> bool {
+        self.flow.is_paused()
+    }
+
+    /// Zero while connected; then one, plus one for each write ignored since.
+    pub fn conn_lost(&self) -> u32 {
+        self.conn_lost
+    }
+
+    /// Whether readiness to read is wanted.
+    pub fn wants_read(&self) -> bool {
+        self.want_read
+    }
+
+    /// Whether readiness to write is wanted.
+    pub fn wants_write(&self) -> bool {
+        self.want_write
+    }
+
+    /// Whether queued bytes wait for the end of the turn rather than for the kernel.
+    pub fn is_flush_due(&self) -> bool {
+        self.flush_due
+    }
+
+    /// The unsent bytes.
+    pub fn queue(&self) -> &WriteQueue<C> {
+        &self.queue
+    }
+
+    /// Low and high water in bytes, in this order.
+    pub fn limits(&self) -> (usize, usize) {
+        self.flow.limits()
+    }
+
+    /// Where the next read should land.
+    pub fn read_into(&self) -> ReadInto {
+        self.sizer.plan()
+    }
+}
+
+/// Reading, closing and failing.
+impl<C: AsRef<[u8]>> Stream<C> {
+    /// The protocol's `connection_made()` was called: starts reading unless paused or closing.
+    pub fn handle_start(&mut self) -> Step {
+        self.want(self.is_reading(), self.want_write)
+    }
+
+    /// `pause_reading()`: `None` if there was nothing to pause.
+    pub fn handle_pause_reading(&mut self) -> Option<Step> {
+        if !self.is_reading() {
+            return None;
+        }
+        self.paused = true;
+        Some(self.want(false, self.want_write))
+    }
+
+    /// `resume_reading()`: `None` if reading was not paused or the stream is closing.
+    ///
+    /// As with asyncio, this reads again even after the peer's end of stream was seen.
+    pub fn handle_resume_reading(&mut self) -> Option<Step> {
+        if self.closing || !self.paused {
+            return None;
+        }
+        self.paused = false;
+        Some(self.want(true, self.want_write))
+    }
+
+    /// The descriptor is readable: whether to read now, once.
+    ///
+    /// False for an event that was under way when reading stopped.
+    #[must_use]
+    pub fn handle_readable(&self) -> bool {
+        self.want_read && self.conn_lost == 0
+    }
+
+    /// A read returned `len` bytes to deliver, more than zero.
+    pub fn handle_received(&mut self, len: usize) {
+        self.sizer.record(len);
+    }
+
+    /// `eof_received()` answered: a true answer keeps the writing side open, a false one closes.
+    pub fn handle_eof_reply(&mut self, keep_open: bool) -> Step {
+        if keep_open {
+            self.want(false, self.want_write)
+        } else {
+            self.handle_close()
+        }
+    }
+
+    /// `close()`: stops reading; the connection is lost once the queue is empty.
+    ///
+    /// Flush first if [`Stream::is_flush_due`], so that a failure shows as it does with asyncio.
+    pub fn handle_close(&mut self) -> Step {
+        if self.closing {
+            return Step::default();
+        }
+        self.closing = true;
+        if self.queue.is_empty() {
+            return self.lose();
+        }
+        self.want(false, self.want_write)
+    }
+
+    /// `abort()`, or an error that ends the connection: gives up unsent bytes.
+    pub fn handle_fatal(&mut self, spent: &mut impl Extend<C>) -> Step {
+        if self.conn_lost > 0 {
+            return Step::default();
+        }
+        self.queue.clear(spent);
+        self.flush_due = false;
+        self.closing = true;
+        self.lose()
+    }
+
+    /// Counts the connection as lost and ends all interest.
+    fn lose(&mut self) -> Step {
+        self.conn_lost += 1;
+        let step = self.want(false, false);
+        Step { lost: true, ..step }
+    }
+
+    fn want(&mut self, read: bool, write: bool) -> Step {
+        let interest = (self.want_read, self.want_write) != (read, write);
+        (self.want_read, self.want_write) = (read, write);
+        Step {
+            interest,
+            ..Step::default()
+        }
+    }
+}
+
+/// Writing.
+impl<C: AsRef<[u8]>> Stream<C> {
+    /// `write()` with `len` bytes: what to do with them.
+    ///
+    /// `turn` numbers the loop's turn; `None`, outside of one, never defers.
+    pub fn handle_write(&mut self, len: usize, turn: Option<u64>) -> WritePlan {
+        if self.eof {
+            return WritePlan::AfterEof;
+        }
+        if len == 0 {
+            return WritePlan::Nothing;
+        }
+        if self.conn_lost > 0 {
+            return self.count_lost_write();
+        }
+        let deferred = turn.is_some() && self.sent_turn == turn;
+        if self.queue.is_empty() && !deferred {
+            WritePlan::SendNow
+        } else {
+            WritePlan::Queue
+        }
+    }
+
+    /// `writelines()` with any bytes: never `SendNow`, its chunks leave by one vectored send.
+    ///
+    /// Push them by [`Stream::handle_line`], then poll [`Stream::handle_lines_end`].
+    pub fn handle_writelines(&mut self) -> WritePlan {
+        if self.eof {
+            return WritePlan::AfterEof;
+        }
+        if self.conn_lost > 0 {
+            return self.count_lost_write();
+        }
+        WritePlan::Queue
+    }
+
+    fn count_lost_write(&mut self) -> WritePlan {
+        let warn = self.conn_lost >= LOST_WRITES_SILENT;
+        self.conn_lost = self.conn_lost.saturating_add(1);
+        WritePlan::Lost { warn }
+    }
+
+    /// All bytes of a [`WritePlan::SendNow`] left.
+    pub fn handle_sent_at_once(&mut self, turn: Option<u64>) {
+        self.sent_turn = turn;
+    }
+
+    /// A [`WritePlan::SendNow`] sent only the first `sent` bytes of `chunk`, perhaps none.
+    ///
+    /// # Errors
+    /// Gives the chunk back if nothing of it is left.
+    pub fn handle_unsent(&mut self, chunk: C, sent: usize) -> Result<Step, C> {
+        self.queue.push(chunk, sent)?;
+        let step = self.want(self.want_read, true);
+        Ok(Step {
+            phase: Phase::Grown,
+            ..step
+        })
+    }
+
+    /// Data of a [`WritePlan::Queue`].
+    ///
+    /// # Errors
+    /// Gives an empty chunk back.
+    pub fn handle_queued(&mut self, chunk: C) -> Result<Step, C> {
+        self.queue.push(chunk, 0)?;
+        Ok(Step::at(Phase::Queued))
+    }
+
+    /// One chunk of `writelines()`.
+    ///
+    /// # Errors
+    /// Gives an empty chunk back.
+    pub fn handle_line(&mut self, chunk: C) -> Result<(), C> {
+        self.queue.push(chunk, 0)
+    }
+
+    /// The last chunk of `writelines()` is queued: sends the queue, at once unless deferred.
+    pub fn handle_lines_end(&mut self, turn: Option<u64>) -> Step {
+        if self.queue.is_empty() {
+            return Step::default();
+        }
+        if turn.is_some() && self.sent_turn == turn && !self.want_write {
+            return Step::at(Phase::Queued);
+        }
+        self.sent_turn = turn;
+        Step::at(Phase::Flush)
+    }
+
+    /// The descriptor is writable: whether to send the queue now.
+    #[must_use]
+    pub fn handle_writable(&self) -> bool {
+        self.want_write && self.conn_lost == 0 && !self.queue.is_empty()
+    }
+
+    /// The turn ends, or somebody is about to look: whether to send the queue now.
+    #[must_use]
+    pub fn handle_flush(&mut self) -> bool {
+        std::mem::take(&mut self.flush_due) && self.conn_lost == 0 && !self.queue.is_empty()
+    }
+
+    /// A send took the first `len` unsent bytes.
+    pub fn handle_sent(&mut self, len: usize, spent: &mut impl Extend<C>) -> Step {
+        self.flush_due = false;
+        self.queue.advance(len, spent);
+        Step::at(Phase::Sent)
+    }
+
+    /// A send would have blocked.
+    pub fn handle_blocked(&mut self) -> Step {
+        self.flush_due = false;
+        Step::at(Phase::Drained)
+    }
+
+    /// A send of queued bytes failed: gives them up. Report the error and call
+    /// [`Stream::handle_fatal`] when the step is done.
+    pub fn handle_send_failed(&mut self, spent: &mut impl Extend<C>) -> Step {
+        self.flush_due = false;
+        self.queue.clear(spent);
+        self.want(self.want_read, false)
+    }
+
+    /// `write_eof()`: shuts the writing side down once the queue is empty.
+    ///
+    /// Flush first if [`Stream::is_flush_due`].
+    pub fn handle_write_eof(&mut self) -> Step {
+        if self.closing || self.eof {
+            return Step::default();
+        }
+        self.eof = true;
+        Step::at(if self.queue.is_empty() {
+            Phase::Shutdown
+        } else {
+            Phase::Done
+        })
+    }
+
+    /// Sets the limits in bytes, as [`Flow::set_limits`], and pauses the protocol if they demand it.
+    ///
+    /// # Errors
+    /// [`LimitsError`] unless `high >= low >= 0`; nothing changes then.
+    pub fn handle_limits(
+        &mut self,
+        high: Option<i64>,
+        low: Option<i64>,
+    ) -> Result<Step, LimitsError> {
+        self.flow.set_limits(high, low)?;
+        Ok(Step::at(Phase::Grown))
+    }
+
+    /// From now on (or no longer) the empty queue is announced by [`Action::Emptied`].
+    pub fn watch_empty(&mut self, watch: bool) {
+        self.watched = watch;
+    }
+}
+
+/// The way out.
+impl<C: AsRef<[u8]>> Stream<C> {
+    /// The next action of `step`, or `None` when it is done.
+    pub fn poll_action(&mut self, step: &mut Step) -> Option<Action> {
+        if std::mem::take(&mut step.interest) {
+            return Some(Action::Interest);
+        }
+        if std::mem::take(&mut step.lost) {
+            return Some(Action::ScheduleLost);
+        }
+        while step.phase != Phase::Done {
+            let (phase, action) = self.advance(step.phase);
+            step.phase = phase;
+            if action.is_some() {
+                return action;
+            }
+        }
+        None
+    }
+
+    /// One test of a step: the phase after it, and the action it calls for.
+    fn advance(&mut self, phase: Phase) -> (Phase, Option<Action>) {
+        match phase {
+            Phase::Done => (Phase::Done, None),
+            Phase::Queued => self.advance_queued(),
+            Phase::Grown => {
+                let size = self.queue.size_bytes();
+                if self.flush_due && self.flow.is_over(size) {
+                    return (Phase::Done, Some(Action::Send));
+                }
+                let pause = self.flow.should_pause(size);
+                (Phase::Done, pause.then_some(Action::PauseProtocol))
+            }
+            Phase::Sent => {
+                let resume = self.flow.should_resume(self.queue.size_bytes());
+                (Phase::Drained, resume.then_some(Action::ResumeProtocol))
+            }
+            Phase::Drained => self.advance_drained(),
+            Phase::Empty => self.advance_empty(),
+            Phase::Flush => (Phase::Done, Some(Action::Send)),
+            Phase::Shutdown => (Phase::Done, Some(Action::ShutdownWrite)),
+        }
+    }
+
+    fn advance_queued(&mut self) -> (Phase, Option<Action>) {
+        if self.want_write || self.flush_due {
+            return (Phase::Grown, None);
+        }
+        self.flush_due = true;
+        if self.flow.is_over(self.queue.size_bytes()) {
+            return (Phase::Done, Some(Action::Send));
+        }
+        (Phase::Done, Some(Action::FlushLater))
+    }
+
+    /// After a send and a possible `resume_writing()`, which may have written, closed or aborted.
+    fn advance_drained(&mut self) -> (Phase, Option<Action>) {
+        if self.queue.is_empty() {
+            let changed = std::mem::take(&mut self.want_write);
+            return (Phase::Empty, changed.then_some(Action::Interest));
+        }
+        if self.flush_due {
+            return (Phase::Done, None);
+        }
+        let armed = std::mem::replace(&mut self.want_write, true);
+        (Phase::Grown, (!armed).then_some(Action::Interest))
+    }
+
+    fn advance_empty(&mut self) -> (Phase, Option<Action>) {
+        if std::mem::take(&mut self.watched) {
+            return (Phase::Empty, Some(Action::Emptied));
+        }
+        if self.conn_lost > 0 {
+            return (Phase::Done, None);
+        }
+        if self.closing {
+            self.conn_lost += 1;
+            return (Phase::Done, Some(Action::LoseNow));
+        }
+        (Phase::Done, self.eof.then_some(Action::ShutdownWrite))
+    }
+}

@@ -1,0 +1,132 @@
+//! Tests of the byte stream: named rules, then every rule at once against a naive model.
+//!
+//! Stream and model talk to equal kernels with a bounded socket buffer, and both protocols react
+//! alike, so calls, bytes and flags must agree at the end of each turn.
+#![forbid(unsafe_code)]
+
+use super::driver::{Driver, agree};
+use super::model::{Call, Kernel, Op, Seen};
+use super::*;
+use proptest::prelude::*;
+
+fn call() -> impl Strategy<Value = Call> {
+    prop_oneof![
+        8 => (0usize..40).prop_map(Call::Write),
+        3 => (0usize..4, 0usize..20).prop_map(|(count, len)| Call::Lines(count, len)),
+        1 => Just(Call::WriteEof),
+        1 => Just(Call::Close),
+        1 => Just(Call::Abort),
+        1 => (-1i64..60, -1i64..40).prop_map(|(high, low)| Call::Limits(high, low)),
+        1 => Just(Call::PauseReading),
+        1 => Just(Call::ResumeReading),
+        1 => Just(Call::Size),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => call().prop_map(Op::Call),
+        1 => any::<bool>().prop_map(Op::Eof),
+        4 => (0usize..80, prop::bool::weighted(0.05))
+            .prop_map(|(freed, broken)| Op::EndTurn { freed, broken }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn stream_agrees_with_the_model(
+        ops in prop::collection::vec(op(), 0..60),
+        reactions in prop::collection::vec(call(), 0..6),
+        free in 0usize..100,
+    ) {
+        agree(&ops, &reactions, free);
+    }
+}
+
+fn idle(free: usize) -> Driver {
+    let mut driver = Driver {
+        kernel: Kernel {
+            free,
+            ..Kernel::default()
+        },
+        ..Driver::default()
+    };
+    let step = driver.stream.handle_start();
+    driver.run(step);
+    driver
+}
+
+#[test]
+fn idle_write_leaves_at_once_and_the_rest_of_the_turn_together() {
+    let mut driver = idle(100);
+    driver.call(Call::Write(3));
+    assert_eq!((driver.kernel.out.len(), driver.flushes), (3, 0));
+    driver.call(Call::Write(4));
+    driver.call(Call::Write(5));
+    assert_eq!((driver.kernel.out.len(), driver.flushes), (3, 1));
+    driver.apply(&Op::EndTurn {
+        freed: 0,
+        broken: false,
+    });
+    assert_eq!(driver.kernel.out.len(), 12);
+    assert!(!driver.stream.wants_write());
+    driver.call(Call::Write(1));
+    assert_eq!(driver.kernel.out.len(), 13);
+}
+
+#[test]
+fn writes_outside_a_turn_are_never_deferred() {
+    let mut stream: Stream<Vec<u8>> = Stream::default();
+    for _ in 0..3 {
+        assert_eq!(stream.handle_write(1, None), WritePlan::SendNow);
+        stream.handle_sent_at_once(None);
+    }
+}
+
+#[test]
+fn deferred_bytes_do_not_pause_what_the_kernel_would_take() {
+    let mut driver = idle(1 << 20);
+    driver.call(Call::Write(1));
+    driver.call(Call::Write(70_000));
+    assert_eq!(driver.seen, []);
+    assert_eq!(driver.kernel.out.len(), 70_001);
+}
+
+#[test]
+fn warnings_begin_with_the_fifth_lost_write() {
+    let mut driver = idle(9);
+    driver.call(Call::Abort);
+    for _ in 0..6 {
+        driver.call(Call::Write(1));
+    }
+    assert_eq!(driver.seen, [Seen::LostSoon, Seen::Warn, Seen::Warn]);
+}
+
+#[test]
+fn stale_events_are_ignored() {
+    let mut driver = idle(0);
+    driver.call(Call::Write(2));
+    assert!(driver.stream.handle_writable());
+    assert!(driver.stream.handle_readable());
+    driver.call(Call::PauseReading);
+    assert!(!driver.stream.handle_readable());
+    driver.call(Call::Abort);
+    assert!(!driver.stream.handle_writable());
+    assert!(!driver.stream.handle_flush());
+}
+
+#[test]
+fn emptied_is_told_once() {
+    let mut stream: Stream<Vec<u8>> = Stream::default();
+    let mut spent = Vec::new();
+    stream.watch_empty(true);
+    let mut step = stream
+        .handle_unsent(b"ab".to_vec(), 1)
+        .expect("a byte is left");
+    assert_eq!(stream.poll_action(&mut step), Some(Action::Interest));
+    assert_eq!(stream.poll_action(&mut step), None);
+    let mut step = stream.handle_sent(1, &mut spent);
+    assert_eq!(stream.poll_action(&mut step), Some(Action::Interest));
+    assert_eq!(stream.poll_action(&mut step), Some(Action::Emptied));
+    assert_eq!(stream.poll_action(&mut step), None);
+}

@@ -1,0 +1,210 @@
+//! `Loop`: the native half of the event loop; the package adds the control plane in Python.
+//!
+//! Rooms: `schedule` (call_soon and sisters), `create` (futures and tasks), `run` (turns), `watch`
+//! (file descriptors), `class` (the Python type). All state belongs to the thread that runs the
+//! loop; under the GIL other threads may call the same methods, because no borrow outlives a call
+//! into Python and none is held while the GIL is released. The one thing made for other threads is
+//! the inbox.
+
+mod class;
+mod create;
+mod held;
+mod run;
+mod schedule;
+mod watch;
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use aioxide_core::backend::epoll::Epoll;
+use aioxide_core::backend::{Interest, Readiness};
+use aioxide_core::clock::Clock;
+use aioxide_core::inbox::Inbox;
+use aioxide_core::slab::Token;
+use aioxide_core::turn::Turn;
+
+use crate::ffi::{Obj, R, Raised, Ref, Slot, layout};
+use crate::state::state;
+use held::Held;
+
+pub use class::build_type;
+pub use schedule::foreign_call_soon;
+
+/// Something to run in a turn.
+pub enum Entry {
+    /// The next step of a native task.
+    Step(Ref),
+    /// A handle.
+    Call(Ref),
+    /// Readiness of a native transport or listener.
+    Io(Token, Readiness),
+}
+
+// SAFETY: entries cross threads only through the inbox, put in and taken out by threads that are
+// attached to the interpreter; the inbox itself never touches what it carries.
+unsafe impl Send for Entry {}
+
+/// What a native transport or listener does when its descriptor is ready.
+pub type OnReady = fn(Obj<'_>, Readiness) -> R<()>;
+
+/// Who is interested in a descriptor.
+pub enum Registration {
+    /// `add_reader` and `add_writer`.
+    Watch {
+        /// The descriptor.
+        fd: RawFd,
+        /// The reader's handle.
+        reader: Option<Ref>,
+        /// The writer's handle.
+        writer: Option<Ref>,
+    },
+    /// A native transport or listener, kept alive while it is registered.
+    Native {
+        /// The descriptor.
+        fd: RawFd,
+        /// What the backend watches for.
+        interest: Interest,
+        /// The object.
+        object: Ref,
+        /// Called with the object and its readiness.
+        on_ready: OnReady,
+    },
+}
+
+/// The fields of the native loop.
+pub struct LoopFields {
+    /// The loop object these fields live in; borrowed, it outlives them.
+    this: Cell<*mut pyo3_ffi::PyObject>,
+    turn: RefCell<Turn<Entry, Registration>>,
+    inbox: Inbox<Entry>,
+    clock: Clock,
+    /// `None` once closed.
+    backend: RefCell<Option<Arc<Epoll>>>,
+    /// Token of the registration of each descriptor, by number.
+    by_fd: RefCell<Vec<Option<Token>>>,
+    held: RefCell<Held>,
+    /// Transports with writes of this turn that have not left yet.
+    unflushed: RefCell<Vec<(Ref, Flush)>>,
+    turn_number: Cell<u64>,
+    task_factory: Slot,
+    /// `threading.get_ident()` of the running thread; 0 when the loop does not run.
+    thread_id: Cell<u64>,
+    slow_callback_seconds: Cell<f64>,
+    closed: Cell<bool>,
+    stopping: Cell<bool>,
+    debug: Cell<bool>,
+    hold_tasks: Cell<bool>,
+    /// No Python subclass replaced `call_soon`, so futures and tasks may skip it.
+    direct: Cell<bool>,
+}
+
+/// What sends a transport's collected writes.
+pub type Flush = fn(Obj<'_>) -> R<()>;
+
+/// The fields of a native loop.
+#[inline]
+pub fn fields<'a>(event_loop: Obj<'a>) -> &'a LoopFields {
+    // SAFETY: methods get instances from their own descriptors, everyone else asks `native` first.
+    // The fields were written before `tp_new` returned the object.
+    unsafe { layout::fields(event_loop.ptr(), class::OFFSET) }
+}
+
+/// The native fields, if the object is a native loop or an instance of a subclass.
+#[inline]
+pub fn native(event_loop: Obj<'_>) -> Option<&LoopFields> {
+    event_loop.is_instance_of_type(state().loop_type).then(|| fields(event_loop))
+}
+
+/// `loop.get_debug()`.
+pub fn debug_of(event_loop: Obj<'_>) -> R<bool> {
+    match native(event_loop) {
+        Some(native) if native.is_direct() => Ok(native.debug()),
+        _ => event_loop.call_method0(state().names.get_debug.obj())?.obj().is_true(),
+    }
+}
+
+/// `loop.is_running()`.
+pub fn is_running(event_loop: Obj<'_>) -> R<bool> {
+    match native(event_loop) {
+        Some(native) => Ok(native.thread_id.get() != 0),
+        None => event_loop.call_method0(state().names.is_running.obj())?.obj().is_true(),
+    }
+}
+
+/// A timer handle in the loop's heap was cancelled.
+pub fn timer_cancelled(event_loop: Obj<'_>) {
+    if let Some(native) = native(event_loop) {
+        native.turn.borrow_mut().timers.note_cancelled();
+    }
+}
+
+impl LoopFields {
+    /// The loop object.
+    #[inline]
+    pub fn object(&self) -> Obj<'_> {
+        // SAFETY: set when the object was made; `self` lives inside it.
+        unsafe { Obj::from_ptr(self.this.get()) }
+    }
+
+    /// Whether debug mode is on.
+    #[inline]
+    pub fn debug(&self) -> bool {
+        self.debug.get()
+    }
+
+    /// Whether native code may put entries into the queue without calling `call_soon`.
+    #[inline]
+    pub fn is_direct(&self) -> bool {
+        self.direct.get()
+    }
+
+    /// Whether the loop keeps its tasks alive.
+    #[inline]
+    pub fn holds_tasks(&self) -> bool {
+        self.hold_tasks.get() && !self.closed.get()
+    }
+
+    /// Whether the loop was closed.
+    #[inline]
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Keeps a task alive until `release` of the place that this returns.
+    pub fn hold(&self, task: Ref) -> u32 {
+        self.held.borrow_mut().insert(task)
+    }
+
+    /// Gives a held task back; the caller drops it while nothing is borrowed.
+    pub fn release(&self, place: u32) -> Option<Ref> {
+        self.held.borrow_mut().remove(place)
+    }
+
+    /// `RuntimeError('Event loop is closed')` if it is.
+    #[inline]
+    pub fn check_open(&self) -> R<()> {
+        if self.closed.get() { Err(Raised::runtime("Event loop is closed")) } else { Ok(()) }
+    }
+
+    /// Loop time, in seconds.
+    pub fn time(&self) -> f64 {
+        self.clock.now()
+    }
+
+    /// The number of the current turn: transports compare it to see whether they wrote before.
+    pub fn turn_number(&self) -> u64 {
+        self.turn_number.get()
+    }
+
+    /// Has `flush(transport)` called at the end of this turn, before the loop may sleep.
+    pub fn flush_later(&self, transport: Ref, flush: Flush) {
+        self.unflushed.borrow_mut().push((transport, flush));
+    }
+
+    /// The backend, or the error of a closed loop.
+    fn backend(&self) -> R<Arc<Epoll>> {
+        let backend = self.backend.borrow().clone();
+        backend.ok_or_else(|| Raised::runtime("Event loop is closed"))
+    }
+}

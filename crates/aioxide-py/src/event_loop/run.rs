@@ -1,0 +1,237 @@
+//! Running: turn after turn until `stop()`.
+//!
+//! May touch: everything of the loop. Invariants: no borrow is held while an entry runs, while the
+//! GIL is released or while something is dropped; entries that an exception left unrun stay in the
+//! queue. *Source*: `BaseEventLoop._run_once`.
+
+use std::time::Duration;
+
+use aioxide_core::backend::{Backend, Events};
+use aioxide_core::turn::Poll;
+use pyo3_ffi as c;
+
+use super::{Entry, LoopFields, Registration, fields};
+use crate::ffi::call::float;
+use crate::ffi::error::check;
+use crate::ffi::object::none_ref;
+use crate::ffi::{Obj, R, Raised, Ref};
+use crate::state::state;
+use crate::{handle, task};
+
+/// `loop._run()`: runs turns until `stop()`. The package has set the running loop and thread.
+pub fn run(event_loop: Obj<'_>) -> R<Ref> {
+    let this = fields(event_loop);
+    let mut events = Events::new();
+    this.turn.borrow_mut().request_poll();
+    loop {
+        this.run_once(&mut events)?;
+        if this.stopping.replace(false) {
+            break;
+        }
+    }
+    this.flush()?;
+    Ok(none_ref())
+}
+
+/// `loop.stop()`: the current turn is the last.
+pub fn stop(event_loop: Obj<'_>) -> R<Ref> {
+    fields(event_loop).stopping.set(true);
+    Ok(none_ref())
+}
+
+fn is_cancelled(entry: &Entry) -> bool {
+    matches!(entry, Entry::Call(handle) if handle::fields(handle.obj()).is_cancelled())
+}
+
+impl LoopFields {
+    fn run_once(&self, events: &mut Events) -> R<()> {
+        self.flush()?;
+        let mut discarded = Vec::new();
+        let stopping = self.stopping.get();
+        let poll =
+            self.turn.borrow_mut().prepare(&self.inbox, stopping, is_cancelled, &mut discarded);
+        if !discarded.is_empty() {
+            for entry in &discarded {
+                if let Entry::Call(handle) = entry {
+                    handle::fields(handle.obj()).set_scheduled(false);
+                }
+            }
+            drop(discarded);
+        }
+        match poll {
+            Poll::Skip => {}
+            Poll::Now => self.poll(events, Some(Duration::ZERO), false)?,
+            Poll::Wait(timeout) => self.poll(events, timeout, true)?,
+        }
+        let mut left = {
+            let mut turn = self.turn.borrow_mut();
+            turn.expire();
+            turn.begin()
+        };
+        self.turn_number.set(self.turn_number.get() + 1);
+        while left > 0 {
+            let entry = self.turn.borrow_mut().pop();
+            let Some(entry) = entry else { break };
+            self.run_entry(entry)?;
+            left -= 1;
+        }
+        Ok(())
+    }
+
+    /// Sends what transports collected. One that fails is reported by itself.
+    fn flush(&self) -> R<()> {
+        loop {
+            let batch = std::mem::take(&mut *self.unflushed.borrow_mut());
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for (transport, flush) in batch {
+                flush(transport.obj())?;
+            }
+        }
+    }
+
+    /// Asks the backend and queues what it reports.
+    fn poll(&self, events: &mut Events, timeout: Option<Duration>, may_sleep: bool) -> R<()> {
+        let backend = self.backend()?;
+        let sleeps = may_sleep && self.inbox.prepare_sleep();
+        let waited = if sleeps {
+            // SAFETY: the thread is attached, no borrow is held, and it is attached again below.
+            let thread = unsafe { c::PyEval_SaveThread() };
+            let waited = backend.wait(events, timeout);
+            // SAFETY: the state saved above, on the same thread.
+            unsafe { c::PyEval_RestoreThread(thread) };
+            self.inbox.awake();
+            waited
+        } else {
+            backend.wait(events, Some(Duration::ZERO))
+        };
+        waited.map_err(|error| Raised::os_error(&error))?;
+        if sleeps || events.interrupted() {
+            // SAFETY: attached; runs the handlers of signals that arrived while we slept.
+            check(unsafe { c::PyErr_CheckSignals() })?;
+        }
+        self.turn.borrow_mut().collect(&self.inbox);
+        self.queue_events(events)
+    }
+
+    fn queue_events(&self, events: &Events) -> R<()> {
+        for event in events.iter() {
+            let mut stale = Vec::new();
+            {
+                let mut turn = self.turn.borrow_mut();
+                let turn = &mut *turn;
+                match turn.registrations.get(event.token) {
+                    None => {}
+                    Some(Registration::Native { .. }) => {
+                        turn.ready.push(Entry::Io(event.token, event.readiness));
+                    }
+                    Some(Registration::Watch { fd, reader, writer }) => {
+                        let sides = [
+                            (reader, event.readiness.wakes_reader(), true),
+                            (writer, event.readiness.wakes_writer(), false),
+                        ];
+                        for (watcher, is_ready, reads) in sides {
+                            let Some(watcher) = watcher.as_ref().filter(|_| is_ready) else {
+                                continue;
+                            };
+                            if handle::fields(watcher.obj()).is_cancelled() {
+                                stale.push((*fd, reads));
+                            } else {
+                                turn.ready.push(Entry::Call(watcher.clone()));
+                            }
+                        }
+                    }
+                }
+            }
+            for (fd, reads) in stale {
+                self.unwatch(fd, reads)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn run_entry(&self, entry: Entry) -> R<()> {
+        if self.debug.get() {
+            return self.run_timed(entry);
+        }
+        self.dispatch(&entry)
+    }
+
+    #[inline]
+    fn dispatch(&self, entry: &Entry) -> R<()> {
+        match entry {
+            Entry::Step(task) => match task::run_step(task.obj()) {
+                Ok(()) => Ok(()),
+                Err(raised) if raised.is_exit() => Err(raised),
+                Err(raised) => self.report_step(task, raised),
+            },
+            Entry::Call(handle) => {
+                let fields = handle::fields(handle.obj());
+                fields.set_scheduled(false);
+                if fields.is_cancelled() { Ok(()) } else { handle::run(handle.obj()) }
+            }
+            Entry::Io(token, readiness) => {
+                let target = match self.turn.borrow().registrations.get(*token) {
+                    Some(Registration::Native { object, on_ready, .. }) => {
+                        Some((object.clone(), *on_ready))
+                    }
+                    _ => None,
+                };
+                match target {
+                    Some((object, on_ready)) => on_ready(object.obj(), *readiness),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// A step that could not even run: reported as asyncio reports a failing callback.
+    #[cold]
+    fn report_step(&self, task: &Ref, raised: Raised) -> R<()> {
+        let error = raised.take();
+        let callback = task::step_callback(task.obj())?;
+        let context = task::fields(task.obj()).context.get();
+        let callback = handle::Callback {
+            function: callback.obj(),
+            args: &[],
+            context: context.as_ref().map(Ref::obj),
+        };
+        let handle = self.new_handle(&callback, None)?;
+        handle::report(handle.obj(), error)
+    }
+
+    /// Debug mode: warns about an entry that takes `slow_callback_duration` or longer.
+    #[cold]
+    fn run_timed(&self, entry: Entry) -> R<()> {
+        let begin = self.time();
+        let result = self.dispatch(&entry);
+        let seconds = self.time() - begin;
+        if result.is_err() || seconds < self.slow_callback_seconds.get() {
+            return result;
+        }
+        let asyncio = &state().asyncio;
+        let what = match &entry {
+            Entry::Step(task) => task.obj().repr().and_then(|text| crate::ffi::call::string(&text)),
+            Entry::Call(handle) => asyncio.format_handle.obj().call1(handle.obj()),
+            Entry::Io(token, _) => self.describe_io(*token),
+        }?;
+        let format = crate::ffi::call::string("Executing %s took %.3f seconds")?;
+        let args = [asyncio.logger.obj(), format.obj(), what.obj(), float(seconds)?.obj()]
+            .map(|arg| arg.to_ref());
+        let args: Vec<Obj<'_>> = args.iter().map(Ref::obj).collect();
+        asyncio.logger.obj().call_method(state().names.warning.obj(), &args).map(drop)
+    }
+
+    fn describe_io(&self, token: aioxide_core::slab::Token) -> R<Ref> {
+        let object = match self.turn.borrow().registrations.get(token) {
+            Some(Registration::Native { object, .. }) => Some(object.clone()),
+            _ => None,
+        };
+        match object {
+            Some(object) => crate::ffi::call::string(&object.obj().repr()?),
+            None => crate::ffi::call::string("<closed transport>"),
+        }
+    }
+}

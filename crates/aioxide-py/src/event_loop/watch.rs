@@ -1,0 +1,300 @@
+//! File descriptors: `add_reader` and its sisters, and the registrations of native transports.
+//!
+//! May touch: the backend and the table of registrations. Invariants: a descriptor has at most one
+//! registration; the table changes only after the backend agreed, so a refused descriptor leaves
+//! everything as it was; a handle that is replaced or removed is cancelled, outside any borrow.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use aioxide_core::backend::{Backend, Interest};
+use aioxide_core::slab::Token;
+
+use super::{LoopFields, OnReady, Registration, fields};
+use crate::ffi::object::{boolean, none_ref};
+use crate::ffi::{Args, Obj, R, Raised, Ref};
+use crate::handle::{self, Callback};
+use crate::state::state;
+
+impl Registration {
+    fn interest(&self) -> Interest {
+        match self {
+            Registration::Native { interest, .. } => *interest,
+            Registration::Watch { reader, writer, .. } => {
+                let mut interest = Interest::NONE;
+                if reader.is_some() {
+                    interest = interest.with(Interest::READABLE);
+                }
+                if writer.is_some() {
+                    interest = interest.with(Interest::WRITABLE);
+                }
+                interest
+            }
+        }
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> RawFd {
+        match self {
+            Registration::Native { fd, .. } | Registration::Watch { fd, .. } => *fd,
+        }
+    }
+}
+
+fn os_error(error: std::io::Error) -> Raised {
+    Raised::os_error(&error)
+}
+
+impl LoopFields {
+    fn token_of(&self, fd: RawFd) -> Option<Token> {
+        let index = usize::try_from(fd).ok()?;
+        let token = *self.by_fd.borrow().get(index)?;
+        token
+    }
+
+    fn set_token(&self, fd: RawFd, token: Option<Token>) {
+        let Ok(index) = usize::try_from(fd) else { return };
+        let mut by_fd = self.by_fd.borrow_mut();
+        if by_fd.len() <= index {
+            by_fd.resize(index + 1, None);
+        }
+        by_fd[index] = token;
+    }
+
+    fn insert(&self, registration: Registration) -> R<Token> {
+        let (fd, interest) = (registration.fd(), registration.interest());
+        let backend = self.backend()?;
+        let token = self.turn.borrow_mut().registrations.insert(registration);
+        if let Err(error) = backend.register(fd, token, interest) {
+            let refused = self.turn.borrow_mut().registrations.remove(token);
+            drop(refused);
+            return Err(os_error(error));
+        }
+        self.set_token(fd, Some(token));
+        Ok(token)
+    }
+
+    fn remove(&self, token: Token) -> R<()> {
+        let removed = self.turn.borrow_mut().registrations.remove(token);
+        let Some(removed) = removed else { return Ok(()) };
+        let fd = removed.fd();
+        if self.token_of(fd) == Some(token) {
+            self.set_token(fd, None);
+        }
+        drop(removed);
+        let backend = self.backend.borrow().clone();
+        match backend {
+            Some(backend) => backend.deregister(fd).map_err(os_error),
+            None => Ok(()),
+        }
+    }
+
+    /// Registers a native transport or listener. `interest` may be none: then only errors and
+    /// hang-ups are reported.
+    pub fn register_native(
+        &self,
+        fd: RawFd,
+        interest: Interest,
+        object: Ref,
+        on_ready: OnReady,
+    ) -> R<Token> {
+        if let Some(stale) = self.token_of(fd) {
+            // The number was closed behind the loop's back and is in use again.
+            self.remove(stale)?;
+        }
+        self.insert(Registration::Native { fd, interest, object, on_ready })
+    }
+
+    /// Changes what a native registration waits for.
+    pub fn rearm_native(&self, token: Token, wanted: Interest) -> R<()> {
+        let fd = match self.turn.borrow_mut().registrations.get_mut(token) {
+            Some(Registration::Native { fd, interest, .. }) if *interest != wanted => {
+                *interest = wanted;
+                *fd
+            }
+            _ => return Ok(()),
+        };
+        self.backend()?.reregister(fd, token, wanted).map_err(os_error)
+    }
+
+    /// Removes a native registration. Does nothing for a stale token.
+    pub fn deregister_native(&self, token: Token) -> R<()> {
+        self.remove(token)
+    }
+
+    /// The native transport or listener registered for `fd`.
+    pub fn native_object(&self, fd: RawFd) -> Option<Ref> {
+        let token = self.token_of(fd)?;
+        match self.turn.borrow().registrations.get(token) {
+            Some(Registration::Native { object, .. }) => Some(object.clone()),
+            _ => None,
+        }
+    }
+
+    fn watch(&self, fd: RawFd, new: Ref, reads: bool) -> R<()> {
+        let Some(token) = self.token_of(fd) else {
+            let (reader, writer) = if reads { (Some(new), None) } else { (None, Some(new)) };
+            return self.insert(Registration::Watch { fd, reader, writer }).map(drop);
+        };
+        let added = if reads { Interest::READABLE } else { Interest::WRITABLE };
+        let wanted = match self.turn.borrow().registrations.get(token) {
+            Some(registration @ Registration::Watch { .. }) => registration.interest().with(added),
+            _ => return Err(Raised::runtime("a native transport uses this file descriptor")),
+        };
+        self.backend()?.reregister(fd, token, wanted).map_err(os_error)?;
+        let old = match self.turn.borrow_mut().registrations.get_mut(token) {
+            Some(Registration::Watch { reader, writer, .. }) => {
+                if reads { reader.replace(new) } else { writer.replace(new) }
+            }
+            _ => Some(new),
+        };
+        cancel_handle(old)
+    }
+
+    /// Removes a reader or writer; false if there was none.
+    pub fn unwatch(&self, fd: RawFd, reads: bool) -> R<bool> {
+        let Some(token) = self.token_of(fd) else { return Ok(false) };
+        let (old, wanted) = match self.turn.borrow_mut().registrations.get_mut(token) {
+            Some(registration @ Registration::Watch { .. }) => {
+                let old = match registration {
+                    Registration::Watch { reader, .. } if reads => reader.take(),
+                    Registration::Watch { writer, .. } => writer.take(),
+                    Registration::Native { .. } => None,
+                };
+                (old, registration.interest())
+            }
+            _ => return Ok(false),
+        };
+        let was_there = old.is_some();
+        let changed = if wanted.is_none() {
+            self.remove(token)
+        } else {
+            self.backend()?.reregister(fd, token, wanted).map_err(os_error)
+        };
+        cancel_handle(old)?;
+        changed.map(|()| was_there)
+    }
+}
+
+fn cancel_handle(handle: Option<Ref>) -> R<()> {
+    match handle {
+        Some(handle) => handle::cancel(handle.obj()).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// The number of a descriptor, or of an object with `fileno()`. *Source*:
+/// `selectors._fileobj_to_fd`.
+pub fn fd_of(file: Obj<'_>) -> R<RawFd> {
+    let number = if file.is_int() {
+        file.to_i64()?
+    } else {
+        file_number(file)?
+    };
+    match RawFd::try_from(number) {
+        Ok(fd) if fd >= 0 => Ok(fd),
+        _ => Err(Raised::value_error(&format!("Invalid file descriptor: {number}"))),
+    }
+}
+
+fn file_number(file: Obj<'_>) -> R<i64> {
+    let number = file
+        .call_method0(state().names.fileno.obj())
+        .and_then(|number| if number.obj().is_int() { number.obj().to_i64() } else { Ok(-2) });
+    match number {
+        Ok(-2) => Err(invalid_file(file)),
+        Ok(number) => Ok(number),
+        Err(raised) if raised.is_exit() => Err(raised),
+        Err(raised) => {
+            drop(raised.take());
+            Err(invalid_file(file))
+        }
+    }
+}
+
+fn invalid_file(file: Obj<'_>) -> Raised {
+    match file.repr() {
+        Ok(repr) => Raised::value_error(&format!("Invalid file object: {repr}")),
+        Err(raised) => raised,
+    }
+}
+
+fn add(event_loop: Obj<'_>, args: &Args<'_>, reads: bool, checked: bool) -> R<Ref> {
+    let this = fields(event_loop);
+    let [file, function, rest @ ..] = args.positional() else {
+        let method = if reads { "add_reader" } else { "add_writer" };
+        return Err(Raised::type_error(&format!(
+            "{method}() missing required positional arguments"
+        )));
+    };
+    if checked {
+        check_no_transport(event_loop, *file)?;
+    }
+    this.check_open()?;
+    let fd = fd_of(*file)?;
+    let callback = Callback { function: *function, args: rest, context: None };
+    let handle = this.new_handle(&callback, None)?;
+    this.watch(fd, handle.clone(), reads)?;
+    Ok(handle)
+}
+
+fn remove(event_loop: Obj<'_>, file: Obj<'_>, reads: bool, checked: bool) -> R<Ref> {
+    let this = fields(event_loop);
+    if checked {
+        check_no_transport(event_loop, file)?;
+    }
+    if this.is_closed() {
+        return Ok(boolean(false));
+    }
+    this.unwatch(fd_of(file)?, reads).map(boolean)
+}
+
+fn check_no_transport(event_loop: Obj<'_>, file: Obj<'_>) -> R<()> {
+    event_loop.call_method1(state().names._ensure_fd_no_transport.obj(), file).map(drop)
+}
+
+/// `loop.add_reader(fd, callback, *args)`.
+pub fn add_reader(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    add(event_loop, &args, true, true).map(|_| none_ref())
+}
+
+/// `loop.add_writer(fd, callback, *args)`.
+pub fn add_writer(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    add(event_loop, &args, false, true).map(|_| none_ref())
+}
+
+/// `loop.remove_reader(fd)`: whether there was one.
+pub fn remove_reader(event_loop: Obj<'_>, file: Obj<'_>) -> R<Ref> {
+    remove(event_loop, file, true, true)
+}
+
+/// `loop.remove_writer(fd)`: whether there was one.
+pub fn remove_writer(event_loop: Obj<'_>, file: Obj<'_>) -> R<Ref> {
+    remove(event_loop, file, false, true)
+}
+
+/// `loop._add_reader`: without the check for transports; returns the handle.
+pub fn add_reader_unchecked(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    add(event_loop, &args, true, false)
+}
+
+/// `loop._add_writer`: as `_add_reader`.
+pub fn add_writer_unchecked(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    add(event_loop, &args, false, false)
+}
+
+/// `loop._remove_reader`: without the check for transports.
+pub fn remove_reader_unchecked(event_loop: Obj<'_>, file: Obj<'_>) -> R<Ref> {
+    remove(event_loop, file, true, false)
+}
+
+/// `loop._remove_writer`: without the check for transports.
+pub fn remove_writer_unchecked(event_loop: Obj<'_>, file: Obj<'_>) -> R<Ref> {
+    remove(event_loop, file, false, false)
+}
+
+/// `loop._native_transport(fd)`: the native transport that uses the descriptor, or None.
+pub fn native_transport(event_loop: Obj<'_>, file: Obj<'_>) -> R<Ref> {
+    Ok(fields(event_loop).native_object(fd_of(file)?).unwrap_or_else(none_ref))
+}

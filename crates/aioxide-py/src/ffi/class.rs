@@ -1,0 +1,331 @@
+//! Building of hand-written types: slots, methods and attributes, all guarded against panics.
+//!
+//! May touch: type objects, at import only. The tables handed to CPython are leaked on purpose:
+//! a static type table lives as long as the process.
+
+use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::ptr::null_mut;
+
+use pyo3_ffi as c;
+
+use super::error::R;
+use super::object::{Obj, PyObject, Ref};
+
+/// What one native type is made of.
+pub struct Class {
+    name: &'static CStr,
+    basic_size: usize,
+    flags: std::ffi::c_ulong,
+    slots: Vec<c::PyType_Slot>,
+    methods: Vec<c::PyMethodDef>,
+    attributes: Vec<c::PyGetSetDef>,
+    members: Vec<c::PyMemberDef>,
+}
+
+impl Class {
+    /// A type of `basic_size` bytes. `name` is `module.Class`.
+    pub fn new(name: &'static CStr, basic_size: usize) -> Class {
+        Class {
+            name,
+            basic_size,
+            flags: c::Py_TPFLAGS_DEFAULT | c::Py_TPFLAGS_HAVE_GC,
+            slots: Vec::new(),
+            methods: Vec::new(),
+            attributes: Vec::new(),
+            members: Vec::new(),
+        }
+    }
+
+    /// Adds type flags.
+    pub fn flags(mut self, flags: std::ffi::c_ulong) -> Class {
+        self.flags |= flags;
+        self
+    }
+
+    /// Adds a slot.
+    pub fn slot(mut self, slot: c_int, function: *mut c_void) -> Class {
+        self.slots.push(c::PyType_Slot { slot, pfunc: function });
+        self
+    }
+
+    /// Adds the type's docstring.
+    pub fn doc(self, doc: &'static CStr) -> Class {
+        self.slot(c::Py_tp_doc, doc.as_ptr().cast_mut().cast())
+    }
+
+    /// Adds methods.
+    pub fn methods(mut self, methods: impl IntoIterator<Item = c::PyMethodDef>) -> Class {
+        self.methods.extend(methods);
+        self
+    }
+
+    /// Adds computed attributes.
+    pub fn attributes(mut self, list: impl IntoIterator<Item = c::PyGetSetDef>) -> Class {
+        self.attributes.extend(list);
+        self
+    }
+
+    /// Gives instances a `__dict__` and weak references, stored at the given offsets.
+    pub fn dict_and_weakrefs(mut self, dict_offset: usize, weaklist_offset: usize) -> Class {
+        for (name, offset) in
+            [(c"__dictoffset__", dict_offset), (c"__weaklistoffset__", weaklist_offset)]
+        {
+            self.members.push(c::PyMemberDef {
+                name: name.as_ptr(),
+                type_code: c::Py_T_PYSSIZET,
+                offset: offset as isize,
+                flags: c::Py_READONLY,
+                doc: std::ptr::null(),
+            });
+        }
+        self
+    }
+
+    /// Creates the type under `base` (`object` if none).
+    pub fn build(mut self, base: Option<Obj<'_>>) -> R<Ref> {
+        self.methods.push(c::PyMethodDef::zeroed());
+        let methods = Box::leak(self.methods.into_boxed_slice());
+        self.slots.push(c::PyType_Slot {
+            slot: c::Py_tp_methods,
+            pfunc: methods.as_mut_ptr().cast(),
+        });
+        self.attributes.push(c::PyGetSetDef::default());
+        let attributes = Box::leak(self.attributes.into_boxed_slice());
+        self.slots.push(c::PyType_Slot {
+            slot: c::Py_tp_getset,
+            pfunc: attributes.as_mut_ptr().cast(),
+        });
+        if !self.members.is_empty() {
+            self.members.push(c::PyMemberDef::default());
+            let members = Box::leak(self.members.into_boxed_slice());
+            self.slots.push(c::PyType_Slot {
+                slot: c::Py_tp_members,
+                pfunc: members.as_mut_ptr().cast(),
+            });
+        }
+        self.slots.push(c::PyType_Slot { slot: 0, pfunc: null_mut() });
+        let slots = Box::leak(self.slots.into_boxed_slice());
+        let mut spec = c::PyType_Spec {
+            name: self.name.as_ptr(),
+            basicsize: self.basic_size as c_int,
+            itemsize: 0,
+            flags: self.flags as c_uint,
+            slots: slots.as_mut_ptr(),
+        };
+        let bases = base.map(|base| super::call::tuple(&[base])).transpose()?;
+        let bases = bases.as_ref().map_or(null_mut(), Ref::ptr);
+        // SAFETY: the spec is complete and its tables are leaked, so they outlive the type.
+        unsafe { Ref::steal(c::PyType_FromSpecWithBases(&mut spec, bases)) }
+    }
+}
+
+/// Adds the class methods that type tables cannot express: `__class_getitem__`.
+pub fn generic_alias() -> c::PyMethodDef {
+    c::PyMethodDef {
+        ml_name: c"__class_getitem__".as_ptr(),
+        ml_meth: c::PyMethodDefPointer { PyCFunction: c::Py_GenericAlias },
+        ml_flags: c::METH_O | c::METH_CLASS,
+        ml_doc: c"See PEP 585".as_ptr(),
+    }
+}
+
+/// A method table entry; used by the macros below.
+pub const fn method(
+    name: &'static CStr,
+    function: c::PyMethodDefPointer,
+    flags: c_int,
+    doc: &'static CStr,
+) -> c::PyMethodDef {
+    c::PyMethodDef { ml_name: name.as_ptr(), ml_meth: function, ml_flags: flags, ml_doc: doc.as_ptr() }
+}
+
+/// `name()`: a method without arguments from `fn(Obj) -> R<Ref>`.
+macro_rules! noargs {
+    ($name:literal, $function:path, $doc:literal) => {{
+        unsafe extern "C" fn raw(
+            this: *mut pyo3_ffi::PyObject,
+            _unused: *mut pyo3_ffi::PyObject,
+        ) -> *mut pyo3_ffi::PyObject {
+            // SAFETY: the interpreter passes a live instance.
+            let this = unsafe { $crate::ffi::Obj::from_ptr(this) };
+            $crate::ffi::error::guard(|| $function(this))
+        }
+        let function = pyo3_ffi::PyMethodDefPointer { PyCFunction: raw };
+        $crate::ffi::class::method($name, function, pyo3_ffi::METH_NOARGS, $doc)
+    }};
+}
+
+/// `name(x)`: a method with one positional argument from `fn(Obj, Obj) -> R<Ref>`.
+macro_rules! onearg {
+    ($name:literal, $function:path, $doc:literal) => {{
+        unsafe extern "C" fn raw(
+            this: *mut pyo3_ffi::PyObject,
+            arg: *mut pyo3_ffi::PyObject,
+        ) -> *mut pyo3_ffi::PyObject {
+            // SAFETY: the interpreter passes live objects.
+            let (this, arg) =
+                unsafe { ($crate::ffi::Obj::from_ptr(this), $crate::ffi::Obj::from_ptr(arg)) };
+            $crate::ffi::error::guard(|| $function(this, arg))
+        }
+        let function = pyo3_ffi::PyMethodDefPointer { PyCFunction: raw };
+        $crate::ffi::class::method($name, function, pyo3_ffi::METH_O, $doc)
+    }};
+}
+
+/// `name(*args, **kwargs)`: a vectorcall method from `fn(Obj, Args) -> R<Ref>`.
+macro_rules! varargs {
+    ($name:literal, $function:path, $doc:literal) => {{
+        unsafe extern "C" fn raw(
+            this: *mut pyo3_ffi::PyObject,
+            args: *const *mut pyo3_ffi::PyObject,
+            nargs: isize,
+            kwnames: *mut pyo3_ffi::PyObject,
+        ) -> *mut pyo3_ffi::PyObject {
+            // SAFETY: the interpreter passes a live instance and a well-formed vectorcall array.
+            let (this, args) = unsafe {
+                ($crate::ffi::Obj::from_ptr(this), $crate::ffi::Args::new(args, nargs, kwnames))
+            };
+            $crate::ffi::error::guard(|| $function(this, args))
+        }
+        let function = pyo3_ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: raw };
+        let flags = pyo3_ffi::METH_FASTCALL | pyo3_ffi::METH_KEYWORDS;
+        $crate::ffi::class::method($name, function, flags, $doc)
+    }};
+}
+
+/// A read-only attribute from `fn(Obj) -> R<Ref>`, or one with a setter
+/// `fn(Obj, Option<Obj>) -> R<()>` (`None` deletes).
+macro_rules! attribute {
+    (@getter $function:path) => {{
+        unsafe extern "C" fn raw(
+            this: *mut pyo3_ffi::PyObject,
+            _closure: *mut std::ffi::c_void,
+        ) -> *mut pyo3_ffi::PyObject {
+            // SAFETY: the interpreter passes a live instance.
+            let this = unsafe { $crate::ffi::Obj::from_ptr(this) };
+            $crate::ffi::error::guard(|| $function(this))
+        }
+        raw
+    }};
+    ($name:literal, $getter:path, $doc:literal) => {
+        pyo3_ffi::PyGetSetDef {
+            name: $name.as_ptr(),
+            get: Some($crate::ffi::class::attribute!(@getter $getter)),
+            set: None,
+            doc: $doc.as_ptr(),
+            closure: std::ptr::null_mut(),
+        }
+    };
+    ($name:literal, $getter:path, $setter:path, $doc:literal) => {{
+        unsafe extern "C" fn raw_set(
+            this: *mut pyo3_ffi::PyObject,
+            value: *mut pyo3_ffi::PyObject,
+            _closure: *mut std::ffi::c_void,
+        ) -> std::ffi::c_int {
+            // SAFETY: the interpreter passes live objects; null means deletion.
+            let (this, value) = unsafe {
+                ($crate::ffi::Obj::from_ptr(this), $crate::ffi::Obj::from_nullable(value))
+            };
+            $crate::ffi::error::guard_status(|| $setter(this, value))
+        }
+        pyo3_ffi::PyGetSetDef {
+            name: $name.as_ptr(),
+            get: Some($crate::ffi::class::attribute!(@getter $getter)),
+            set: Some(raw_set),
+            doc: $doc.as_ptr(),
+            closure: std::ptr::null_mut(),
+        }
+    }};
+}
+
+pub(crate) use {attribute, noargs, onearg, varargs};
+
+/// A `tp_init` slot from `fn(Obj, args: Obj, kwargs: Option<Obj>) -> R<()>`.
+macro_rules! initializer {
+    ($function:path) => {{
+        unsafe extern "C" fn raw(
+            this: *mut pyo3_ffi::PyObject,
+            args: *mut pyo3_ffi::PyObject,
+            kwargs: *mut pyo3_ffi::PyObject,
+        ) -> std::ffi::c_int {
+            // SAFETY: the interpreter passes a live instance, a tuple, and a dict or null.
+            let (this, args, kwargs) = unsafe {
+                (
+                    $crate::ffi::Obj::from_ptr(this),
+                    $crate::ffi::Obj::from_ptr(args),
+                    $crate::ffi::Obj::from_nullable(kwargs),
+                )
+            };
+            $crate::ffi::error::guard_status(|| $function(this, args, kwargs))
+        }
+        raw as *mut std::ffi::c_void
+    }};
+}
+pub(crate) use initializer;
+
+/// Binds a tuple and a dict to `signature`: for `tp_init`. The returned references are owned.
+pub fn bind_tuple<const N: usize>(
+    args: Obj<'_>,
+    kwargs: Option<Obj<'_>>,
+    signature: &super::Signature,
+) -> R<[Option<Ref>; N]> {
+    let positional = super::call::tuple_len(args);
+    let mut values: Vec<*mut PyObject> =
+        (0..positional).map(|index| super::call::tuple_item(args, index).ptr()).collect();
+    let mut names = Vec::new();
+    if let Some(kwargs) = kwargs {
+        let (mut position, mut key, mut value) = (0, null_mut(), null_mut());
+        // SAFETY: a dict that nobody changes during this loop; key and value are borrowed.
+        while unsafe { c::PyDict_Next(kwargs.ptr(), &mut position, &mut key, &mut value) } != 0 {
+            // SAFETY: the dict keeps its keys alive.
+            names.push(unsafe { Obj::from_ptr(key) });
+            values.push(value);
+        }
+    }
+    let kwnames = super::call::tuple(&names)?;
+    // SAFETY: `values` holds the positional arguments and one value per name, kept alive by
+    // `args` and `kwargs`, which the caller holds.
+    let args = unsafe { super::Args::new(values.as_ptr(), positional as isize, kwnames.ptr()) };
+    let bound = args.bind::<N>(signature)?;
+    Ok(bound.map(|value| value.map(Obj::to_ref)))
+}
+
+/// A visitor for `tp_traverse`.
+pub struct Visitor {
+    visit: c::visitproc,
+    arg: *mut c_void,
+    status: c_int,
+}
+
+impl Visitor {
+    /// Wraps what `tp_traverse` received.
+    pub fn new(visit: c::visitproc, arg: *mut c_void) -> Visitor {
+        Visitor { visit, arg, status: 0 }
+    }
+
+    /// Visits one reference, unless an earlier visit asked to stop. Null is skipped.
+    pub fn visit(&mut self, object: *mut PyObject) {
+        if self.status == 0 && !object.is_null() {
+            // SAFETY: the collector's own callback with its own argument; the object is alive.
+            self.status = unsafe { (self.visit)(object, self.arg) };
+        }
+    }
+
+    /// Visits the content of a field.
+    pub fn slot(&mut self, slot: &super::Slot) {
+        self.visit(slot.ptr());
+    }
+
+    /// Runs another type's traverse function on the same visitor.
+    pub fn base(&mut self, traverse: Option<c::traverseproc>, object: *mut PyObject) {
+        if let (Some(traverse), 0) = (traverse, self.status) {
+            // SAFETY: the base type's own function on an instance of a subtype.
+            self.status = unsafe { traverse(object, self.visit, self.arg) };
+        }
+    }
+
+    /// The status for the collector.
+    pub fn status(&self) -> c_int {
+        self.status
+    }
+}

@@ -1,0 +1,20 @@
+//! The room of unsafe Python calls: references, calls, errors, types, memory layout.
+//!
+//! Everything outside this room speaks `Ref` (owned), `Obj` (borrowed) and `R<T>` (a result whose
+//! error is "the Python error indicator is set"). One rule carries all SAFETY comments here:
+//! **a `Ref` or an `Obj` exists only on a thread that is attached to the interpreter**; they are
+//! neither `Send` nor `Sync`, and the few types that cross threads say why they may.
+
+pub mod args;
+pub mod call;
+pub mod class;
+pub mod context;
+pub mod current;
+pub mod error;
+pub mod layout;
+pub mod object;
+pub mod registry;
+
+pub use args::{Args, Signature};
+pub use error::{R, Raised};
+pub use object::{Obj, PyObject, Ref, Slot};

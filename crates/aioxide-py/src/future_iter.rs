@@ -1,0 +1,243 @@
+//! What `await future` runs: yields the future once, then returns its result.
+//!
+//! May touch: the future's `blocking` mark. Invariant: after `throw` or `close` the iterator holds
+//! no future and is finished. Both protocols are native: `am_send` (the `SEND` instruction of 3.11)
+//! and `tp_iternext` (3.12 and later).
+
+use std::ffi::c_int;
+
+use pyo3_ffi as c;
+
+use crate::ffi::class::{Class, Visitor, noargs, onearg, varargs};
+use crate::ffi::object::none_ref;
+use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Slot, layout};
+use crate::future;
+use crate::state::state;
+
+#[repr(C)]
+struct IterFields {
+    future: Slot,
+}
+
+const OFFSET: usize = size_of::<PyObject>();
+
+fn fields(iter: Obj<'_>) -> &IterFields {
+    // SAFETY: only instances of this module's final type come here.
+    unsafe { layout::fields(iter.ptr(), OFFSET) }
+}
+
+/// `tp_iter` and `am_await` of futures and tasks.
+pub unsafe extern "C" fn create(future: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the interpreter passes a live instance.
+    let future = unsafe { Obj::from_ptr(future) };
+    crate::ffi::error::guard(|| {
+        drop(future::loop_of(future)?);
+        let class = state().types.future_iter.ptr().cast();
+        // SAFETY: a ready type of ours; zeroed memory is a valid, finished iterator.
+        let iter = unsafe { Ref::steal(c::PyType_GenericAlloc(class, 0)) }?;
+        fields(iter.obj()).future.set(Some(future.to_ref()));
+        Ok(iter)
+    })
+}
+
+enum Step {
+    Wait(Ref),
+    Return(Ref),
+}
+
+fn step(iter: Obj<'_>) -> R<Step> {
+    let Some(awaited) = fields(iter).future.get() else {
+        return Ok(Step::Return(none_ref()));
+    };
+    let this = future::fields(awaited.obj());
+    if !this.is_pending() {
+        return future::result(awaited.obj()).map(Step::Return);
+    }
+    if this.blocking.replace(true) {
+        return Err(Raised::runtime("await wasn't used with future"));
+    }
+    Ok(Step::Wait(awaited))
+}
+
+unsafe extern "C" fn am_send(
+    iter: *mut PyObject,
+    _value: *mut PyObject,
+    result: *mut *mut PyObject,
+) -> c::PySendResult {
+    // SAFETY: the interpreter passes a live instance.
+    let iter = unsafe { Obj::from_ptr(iter) };
+    let mut returned = false;
+    let value = crate::ffi::error::guard(|| {
+        Ok(match step(iter)? {
+            Step::Wait(value) => value,
+            Step::Return(value) => {
+                returned = true;
+                value
+            }
+        })
+    });
+    // SAFETY: the interpreter's out-parameter.
+    unsafe { *result = value };
+    match (value.is_null(), returned) {
+        (true, _) => c::PySendResult::PYGEN_ERROR,
+        (false, true) => c::PySendResult::PYGEN_RETURN,
+        (false, false) => c::PySendResult::PYGEN_NEXT,
+    }
+}
+
+/// A null return without an exception means "finished with None", which saves the exception.
+unsafe extern "C" fn iternext(iter: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the interpreter passes a live instance.
+    let iter = unsafe { Obj::from_ptr(iter) };
+    let mut finished = false;
+    let value = crate::ffi::error::guard(|| match step(iter)? {
+        Step::Wait(value) => Ok(value),
+        Step::Return(value) if value.obj().is_none() => {
+            finished = true;
+            Ok(value)
+        }
+        Step::Return(value) => Err(stop_iteration(value.obj())),
+    });
+    if finished {
+        // SAFETY: the None that the guard just returned owned.
+        drop(unsafe { Ref::steal_opt(value) });
+        return std::ptr::null_mut();
+    }
+    value
+}
+
+/// `raise StopIteration(value)`, also for values that are tuples or exceptions.
+fn stop_iteration(value: Obj<'_>) -> Raised {
+    // SAFETY: a static of the interpreter.
+    let class = unsafe { Obj::from_ptr(c::PyExc_StopIteration) };
+    match class.call1(value) {
+        Ok(exception) => Raised::throw(exception),
+        Err(raised) => raised,
+    }
+}
+
+fn send(iter: Obj<'_>, _value: Obj<'_>) -> R<Ref> {
+    match step(iter)? {
+        Step::Wait(value) => Ok(value),
+        Step::Return(value) => Err(stop_iteration(value.obj())),
+    }
+}
+
+fn close(iter: Obj<'_>) -> R<Ref> {
+    fields(iter).future.clear();
+    Ok(none_ref())
+}
+
+fn throw(iter: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    let args = args.positional();
+    if args.is_empty() || args.len() > 3 {
+        return Err(Raised::type_error(&format!(
+            "throw expected at {} argument{}, got {}",
+            if args.is_empty() { "least 1" } else { "most 3" },
+            if args.is_empty() { "" } else { "s" },
+            args.len()
+        )));
+    }
+    if args.len() > 1 && cfg!(Py_3_12) {
+        warn_deprecated()?;
+    }
+    let present = |index: usize| args.get(index).copied().filter(|arg| !arg.is_none());
+    let traceback = present(2);
+    if let Some(traceback) = traceback
+        // SAFETY: alive.
+        && unsafe { c::PyTraceBack_Check(traceback.ptr()) } == 0
+    {
+        return Err(Raised::type_error("throw() third argument must be a traceback"));
+    }
+    let exception = make_exception(args[0], present(1))?;
+    if let Some(traceback) = traceback {
+        // SAFETY: an exception instance and a traceback.
+        crate::ffi::error::check(unsafe {
+            c::PyException_SetTraceback(exception.ptr(), traceback.ptr())
+        })?;
+    }
+    fields(iter).future.clear();
+    Err(Raised::throw(exception))
+}
+
+fn warn_deprecated() -> R<()> {
+    // SAFETY: a static class and a NUL-terminated text.
+    crate::ffi::error::check(unsafe {
+        c::PyErr_WarnEx(
+            c::PyExc_DeprecationWarning,
+            c"the (type, exc, tb) signature of throw() is deprecated, use the single-arg \
+              signature instead."
+                .as_ptr(),
+            1,
+        )
+    })
+}
+
+fn make_exception(class: Obj<'_>, value: Option<Obj<'_>>) -> R<Ref> {
+    // SAFETY: alive.
+    if unsafe { c::PyExceptionInstance_Check(class.ptr()) } != 0 {
+        return match value {
+            Some(_) => {
+                Err(Raised::type_error("instance exception may not have a separate value"))
+            }
+            None => Ok(class.to_ref()),
+        };
+    }
+    // SAFETY: alive.
+    if unsafe { c::PyExceptionClass_Check(class.ptr()) } == 0 {
+        return Err(Raised::type_error(
+            "exceptions must be classes deriving BaseException or instances of such a class",
+        ));
+    }
+    match value {
+        Some(value) if value.isinstance(class)? => Ok(value.to_ref()),
+        Some(value) => class.call1(value),
+        None => class.call0(),
+    }
+}
+
+unsafe extern "C" fn traverse(
+    iter: *mut PyObject,
+    visit: c::visitproc,
+    arg: *mut std::ffi::c_void,
+) -> c_int {
+    // SAFETY: the collector passes a live instance.
+    let iter = unsafe { Obj::from_ptr(iter) };
+    let mut visitor = Visitor::new(visit, arg);
+    visitor.visit(iter.type_ptr().cast());
+    visitor.slot(&fields(iter).future);
+    visitor.status()
+}
+
+unsafe extern "C" fn clear(iter: *mut PyObject) -> c_int {
+    // SAFETY: the collector passes a live instance.
+    fields(unsafe { Obj::from_ptr(iter) }).future.clear();
+    0
+}
+
+unsafe extern "C" fn dealloc(iter: *mut PyObject) {
+    // SAFETY: an instance of ours with no references left.
+    unsafe {
+        let class = c::Py_TYPE(iter);
+        c::PyObject_GC_UnTrack(iter.cast());
+        fields(Obj::from_ptr(iter)).future.clear();
+        future::free_instance(iter, class);
+    }
+}
+
+/// Creates the iterator type.
+pub fn build_type() -> R<Ref> {
+    Class::new(c"aioxide.FutureIter", OFFSET + size_of::<IterFields>())
+        .slot(c::Py_tp_traverse, traverse as *mut _)
+        .slot(c::Py_tp_clear, clear as *mut _)
+        .slot(c::Py_tp_dealloc, dealloc as *mut _)
+        .slot(c::Py_tp_iter, c::PyObject_SelfIter as *mut _)
+        .slot(c::Py_tp_iternext, iternext as *mut _)
+        .slot(c::Py_am_send, am_send as *mut _)
+        .methods([
+            onearg!(c"send", send, c"Continues; the value sent is not used."),
+            varargs!(c"throw", throw, c"Raises an exception where the future is awaited."),
+            noargs!(c"close", close, c"Finishes the iterator."),
+        ])
+        .build(None)
+}

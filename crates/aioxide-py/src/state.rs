@@ -1,0 +1,318 @@
+//! What the module looks up once at import: asyncio's functions, interned names, native types.
+//!
+//! Set once by `init`, read-only ever after. Everything in it lives as long as the process: the
+//! module refuses subinterpreters, so there is one interpreter to belong to.
+
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pyo3_ffi as c;
+
+use crate::ffi::call::{import, interned};
+use crate::ffi::layout::Layout;
+use crate::ffi::{Obj, R, Raised, Ref};
+
+macro_rules! names {
+    ($($name:ident),* $(,)?) => {
+        /// Interned strings, one field per name.
+        pub struct Names {
+            $(
+                #[allow(missing_docs)]
+                pub $name: Ref,
+            )*
+        }
+        impl Names {
+            fn new() -> R<Names> {
+                Ok(Names { $($name: {
+                    let text = concat!(stringify!($name), "\0");
+                    // The literal ends in NUL, so the conversion holds.
+                    let text = std::ffi::CStr::from_bytes_with_nul(text.as_bytes())
+                        .map_err(|_| Raised::runtime("a name holds NUL"))?;
+                    interned(text)?
+                }),* })
+            }
+        }
+    };
+}
+
+names! {
+    _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost, _detach, _ensure_fd_no_transport, _loop,
+    _sslcontext, accept, add_done_callback, arguments, buffer_updated, call_exception_handler,
+    call_soon, cancel, close, connection_lost, connection_made, context, data_received, detach,
+    debug, done, eof_received, exception, family, fileno, future, get_buffer, get_debug, get_loop,
+    getpeername, getsockname, handle, is_running, message, name, pause_writing, peername, proto,
+    protocol, result, resume_writing, send, set_name, shutdown, socket, sockname,
+    source_traceback, task, throw, transport, value, warning,
+}
+
+/// asyncio's own objects that the hot types call.
+pub struct Asyncio {
+    pub cancelled_error: Ref,
+    pub invalid_state_error: Ref,
+    pub iscoroutine: Ref,
+    pub future_repr: Ref,
+    pub task_repr: Ref,
+    pub task_get_stack: Ref,
+    pub task_print_stack: Ref,
+    pub get_event_loop: Ref,
+    pub future_add_to_awaited_by: Option<Ref>,
+    pub future_discard_from_awaited_by: Option<Ref>,
+    pub extract_stack: Ref,
+    pub traceback_extract_stack: Ref,
+    pub format_callback_source: Ref,
+    pub check_callback: Ref,
+    pub check_thread: Ref,
+    pub format_handle: Ref,
+    pub logger: Ref,
+    pub eager_task_factory: Option<Ref>,
+    pub transport_socket: Ref,
+    pub handle_class: Ref,
+    pub timer_handle_class: Ref,
+    pub transport_class: Ref,
+    pub buffered_protocol_class: Ref,
+    pub future_class: Ref,
+    pub task_class: Ref,
+    pub socket_class: Ref,
+    /// Fatal transport errors that asyncio logs only in debug mode.
+    pub fatal_error_ignore: Ref,
+}
+
+/// Behaviour that differs between Python versions, read off the running interpreter.
+pub struct Quirks {
+    /// `set_exception(StopIteration())` stores a RuntimeError instead of raising TypeError.
+    pub stop_iteration_becomes_runtime_error: bool,
+    /// `uncancel()` down to zero also withdraws a cancellation not yet delivered.
+    pub uncancel_clears_must_cancel: bool,
+    /// `Future.__init__` on an initialised future raises RuntimeError.
+    pub init_once: bool,
+    /// `loop.create_task` passes every keyword to the task factory.
+    pub factory_takes_kwargs: bool,
+    /// `Task(eager_start=...)` exists.
+    pub eager_start: bool,
+}
+
+/// The native types.
+pub struct Types {
+    pub future: Ref,
+    pub task: Ref,
+    pub future_iter: Ref,
+    pub handle: Ref,
+    pub timer_handle: Ref,
+    pub event_loop: Ref,
+    pub stream_transport: Ref,
+}
+
+/// Everything, under one pointer.
+pub struct State {
+    pub names: Names,
+    pub asyncio: Asyncio,
+    pub quirks: Quirks,
+    pub layout: Layout,
+    /// `("context",)`: the keyword names of a `call_soon(..., context=ctx)`.
+    pub kw_context: Ref,
+    /// `("debug",)`.
+    pub kw_debug: Ref,
+    pub empty_tuple: Ref,
+    pub enter_task: Ref,
+    pub leave_task: Ref,
+    pub swap_current_task: Option<Ref>,
+    /// `_asyncio._current_tasks`, before 3.14.
+    pub current_tasks: Option<Ref>,
+    #[cfg(Py_3_14)]
+    pub register_task: Ref,
+    #[cfg(Py_3_14)]
+    pub unregister_task: Ref,
+    #[cfg(not(Py_3_14))]
+    pub all_tasks: &'static crate::ffi::registry::Head,
+    /// The native types' addresses, for comparing on hot paths.
+    pub future_type: *mut c::PyTypeObject,
+    pub task_type: *mut c::PyTypeObject,
+    pub loop_type: *mut c::PyTypeObject,
+    pub types: Types,
+}
+
+static STATE: AtomicPtr<State> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The module's state. The module sets it before any native object can exist.
+#[inline]
+pub fn state() -> &'static State {
+    let state = STATE.load(Ordering::Relaxed);
+    debug_assert!(!state.is_null());
+    // SAFETY: set once at import to leaked memory, before the first native type is used; the GIL
+    // (or import lock) orders that store before every use.
+    unsafe { &*state }
+}
+
+/// Whether the module was initialised before in this process.
+pub fn is_initialised() -> bool {
+    !STATE.load(Ordering::Relaxed).is_null()
+}
+
+/// Looks everything up and publishes it. Once per process.
+pub fn init() -> R<()> {
+    let asyncio = Asyncio::new()?;
+    let quirks = Quirks::probe(&asyncio)?;
+    let layout = Layout::probe(asyncio.future_class.obj(), asyncio.task_class.obj())?;
+    let module = import(c"_asyncio")?;
+    let function = |name| module.obj().getattr_str(name);
+    let tasks = import(c"asyncio.tasks")?;
+    let types = Types {
+        future: crate::future::build_type(&asyncio, layout.fields)?,
+        task: crate::task::build_type(&asyncio, layout.fields)?,
+        future_iter: crate::future_iter::build_type()?,
+        handle: crate::handle::build_type(&asyncio)?,
+        timer_handle: crate::handle::build_timer_type(&asyncio)?,
+        event_loop: crate::event_loop::build_type()?,
+        stream_transport: crate::transport::build_type(&asyncio)?,
+    };
+    let (context, debug) = (interned(c"context")?, interned(c"debug")?);
+    let state = State {
+        names: Names::new()?,
+        quirks,
+        layout,
+        kw_context: crate::ffi::call::tuple(&[context.obj()])?,
+        kw_debug: crate::ffi::call::tuple(&[debug.obj()])?,
+        empty_tuple: crate::ffi::call::tuple(&[])?,
+        enter_task: tasks.obj().getattr_str(c"_enter_task")?,
+        leave_task: tasks.obj().getattr_str(c"_leave_task")?,
+        swap_current_task: optional(module.obj(), c"_swap_current_task")?,
+        current_tasks: optional(module.obj(), c"_current_tasks")?,
+        #[cfg(Py_3_14)]
+        register_task: function(c"_register_task")?,
+        #[cfg(Py_3_14)]
+        unregister_task: function(c"_unregister_task")?,
+        #[cfg(not(Py_3_14))]
+        all_tasks: crate::ffi::registry::Head::leak(),
+        future_type: types.future.ptr().cast(),
+        task_type: types.task.ptr().cast(),
+        loop_type: types.event_loop.ptr().cast(),
+        types,
+        asyncio,
+    };
+    #[cfg(not(Py_3_14))]
+    let _unused = function;
+    STATE.store(Box::into_raw(Box::new(state)), Ordering::Relaxed);
+    Ok(())
+}
+
+/// `getattr(object, name)` or nothing where it is missing.
+fn optional(object: Obj<'_>, name: &std::ffi::CStr) -> R<Option<Ref>> {
+    object.getattr_opt(interned(name)?.obj())
+}
+
+impl Asyncio {
+    fn new() -> R<Asyncio> {
+        let get = |module: &std::ffi::CStr, name: &std::ffi::CStr| -> R<Ref> {
+            import(module)?.obj().getattr_str(name)
+        };
+        let tasks = import(c"asyncio.tasks")?;
+        let native = import(c"_asyncio")?;
+        let base_loop = get(c"asyncio.base_events", c"BaseEventLoop")?;
+        Ok(Asyncio {
+            cancelled_error: get(c"asyncio.exceptions", c"CancelledError")?,
+            invalid_state_error: get(c"asyncio.exceptions", c"InvalidStateError")?,
+            iscoroutine: get(c"asyncio.coroutines", c"iscoroutine")?,
+            future_repr: get(c"asyncio.base_futures", c"_future_repr")?,
+            task_repr: get(c"asyncio.base_tasks", c"_task_repr")?,
+            task_get_stack: get(c"asyncio.base_tasks", c"_task_get_stack")?,
+            task_print_stack: get(c"asyncio.base_tasks", c"_task_print_stack")?,
+            get_event_loop: get(c"asyncio.events", c"get_event_loop")?,
+            future_add_to_awaited_by: optional(native.obj(), c"future_add_to_awaited_by")?,
+            future_discard_from_awaited_by: optional(
+                native.obj(),
+                c"future_discard_from_awaited_by",
+            )?,
+            extract_stack: get(c"asyncio.format_helpers", c"extract_stack")?,
+            traceback_extract_stack: get(c"traceback", c"extract_stack")?,
+            format_callback_source: get(c"asyncio.format_helpers", c"_format_callback_source")?,
+            check_callback: base_loop.obj().getattr_str(c"_check_callback")?,
+            check_thread: base_loop.obj().getattr_str(c"_check_thread")?,
+            format_handle: get(c"asyncio.base_events", c"_format_handle")?,
+            logger: get(c"asyncio.log", c"logger")?,
+            eager_task_factory: optional(tasks.obj(), c"eager_task_factory")?,
+            transport_socket: get(c"asyncio.trsock", c"TransportSocket")?,
+            handle_class: get(c"asyncio.events", c"Handle")?,
+            timer_handle_class: get(c"asyncio.events", c"TimerHandle")?,
+            transport_class: get(c"asyncio.transports", c"Transport")?,
+            buffered_protocol_class: get(c"asyncio.protocols", c"BufferedProtocol")?,
+            future_class: native.obj().getattr_str(c"Future")?,
+            task_class: native.obj().getattr_str(c"Task")?,
+            socket_class: get(c"socket", c"socket")?,
+            fatal_error_ignore: get(c"asyncio.base_events", c"OSError")
+                .or_else(|raised| {
+                    drop(raised.take());
+                    get(c"builtins", c"OSError")
+                })?,
+        })
+    }
+}
+
+/// Asks the stock classes how they behave.
+const QUIRKS: &std::ffi::CStr = c"
+class Loop:
+    def get_debug(self): return False
+    def call_soon(self, *args, **kwargs): pass
+    def is_running(self): return False
+loop = Loop()
+future = Future(loop=loop)
+try:
+    future.set_exception(StopIteration())
+    future.exception()
+    stop_iteration = True
+except TypeError:
+    stop_iteration = False
+try:
+    Future(loop=loop).__init__(loop=loop)
+    init_once = False
+except RuntimeError:
+    init_once = True
+async def probe(): pass
+coro = probe()
+task = Task(coro, loop=loop)
+task._log_destroy_pending = False
+task.cancel()
+task.uncancel()
+uncancel = not task._must_cancel
+coro.close()
+import inspect, asyncio.base_events
+parameters = inspect.signature(asyncio.base_events.BaseEventLoop.create_task).parameters
+kwargs = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+eager = hasattr(asyncio.tasks, 'eager_task_factory')
+";
+
+impl Quirks {
+    fn probe(asyncio: &Asyncio) -> R<Quirks> {
+        use crate::ffi::call::{dict, dict_set};
+        let scope = dict()?;
+        dict_set(scope.obj(), interned(c"Future")?.obj(), asyncio.future_class.obj())?;
+        dict_set(scope.obj(), interned(c"Task")?.obj(), asyncio.task_class.obj())?;
+        let builtins = import(c"builtins")?;
+        dict_set(scope.obj(), interned(c"__builtins__")?.obj(), builtins.obj())?;
+        // SAFETY: NUL-terminated source, a dict as both scopes.
+        let done = unsafe {
+            Ref::steal(c::PyRun_String(
+                QUIRKS.as_ptr(),
+                c::Py_file_input,
+                scope.ptr(),
+                scope.ptr(),
+            ))
+        }?;
+        drop(done);
+        let flag = |name: &std::ffi::CStr| -> R<bool> {
+            let key = interned(name)?;
+            // SAFETY: a dict and a key; borrowed or null.
+            let value = unsafe { c::PyDict_GetItemWithError(scope.ptr(), key.ptr()) };
+            // SAFETY: borrowed from the dict, or null.
+            match unsafe { Obj::from_nullable(value) } {
+                Some(value) => value.is_true(),
+                None => Err(Raised::runtime("the behaviour probe lost a name")),
+            }
+        };
+        Ok(Quirks {
+            stop_iteration_becomes_runtime_error: flag(c"stop_iteration")?,
+            uncancel_clears_must_cancel: flag(c"uncancel")?,
+            init_once: flag(c"init_once")?,
+            factory_takes_kwargs: flag(c"kwargs")?,
+            eager_start: flag(c"eager")?,
+        })
+    }
+}

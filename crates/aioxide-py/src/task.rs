@@ -1,0 +1,458 @@
+//! `Task`: the native task, a subclass of `_asyncio.Task` that drives a coroutine.
+//!
+//! ```text
+//!            ┌── bare yield ──────────────┐
+//! created ──> Step in the ready queue ──> running ── returns, raises ──> done
+//!            └── future done <── waiting <┘ yields a future
+//! ```
+//! While it waits for a native future the task itself sits among that future's waiters. Everything
+//! else (stock futures, subclasses) goes the documented way through `_asyncio_future_blocking` and
+//! `add_done_callback`. May touch: its own fields, the future it waits for, its loop's queue.
+//! Invariants: `waits_for` is set exactly from the yield of a future to the step that follows its
+//! completion; a held task (`held` not zero) is in its loop's table at that place.
+//! *Source*: `asyncio.tasks.Task`.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pyo3_ffi as c;
+
+use crate::event_loop::{self, LoopFields};
+use crate::ffi::call::{string, uint};
+use crate::ffi::class::bind_tuple;
+use crate::ffi::error::given_matches;
+use crate::ffi::object::none;
+#[cfg(not(Py_3_14))]
+use crate::ffi::registry::Node;
+use crate::ffi::{Obj, R, Raised, Ref, Signature, Slot, context, current, layout, registry};
+use crate::future::{self, FutureFields};
+use crate::state::state;
+
+mod class;
+mod wait;
+
+pub use class::{build_type, step_callback, wakeup_callback};
+
+/// The fields of a task; the future part comes first.
+#[repr(C)]
+pub struct TaskFields {
+    pub future: FutureFields,
+    coro: Slot,
+    pub context: Slot,
+    name: Slot,
+    /// The future that the task waits for.
+    waits_for: Slot,
+    /// An exception to throw at the next step, made by the task itself.
+    step_exception: Slot,
+    /// The number in `Task-N` while `name` is empty.
+    number: Cell<u64>,
+    cancels_requested: Cell<i64>,
+    /// One more than the place in the loop's table of held tasks; zero if not held.
+    held: Cell<u32>,
+    must_cancel: Cell<bool>,
+    log_destroy_pending: Cell<bool>,
+    #[cfg(not(Py_3_14))]
+    pub node: Node,
+}
+
+/// The fields of a native task.
+#[inline]
+pub fn fields(task: Obj<'_>) -> &TaskFields {
+    // SAFETY: methods get instances from their own descriptors, everyone else made the object or
+    // took it from a place where only native tasks go.
+    unsafe { layout::fields(task.ptr(), state().layout.fields) }
+}
+
+/// The task whose list node this is, as a new reference.
+///
+/// # Safety
+/// `node` is the `node` field of a live task.
+#[cfg(not(Py_3_14))]
+pub unsafe fn owner_of_node(node: *const Node) -> Ref {
+    let offset = state().layout.fields + std::mem::offset_of!(TaskFields, node);
+    // SAFETY: by the contract the task object begins `offset` bytes before its node.
+    unsafe { Obj::from_ptr(node.cast::<u8>().sub(offset).cast_mut().cast()) }.to_ref()
+}
+
+/// The source of `Task-N` numbers.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+/// What a task is made of.
+pub struct Options<'a> {
+    /// The coroutine.
+    pub coro: Obj<'a>,
+    /// A name, or `None`/absent for `Task-N`.
+    pub name: Option<Obj<'a>>,
+    /// A context, or `None`/absent for a copy of the current one.
+    pub context: Option<Obj<'a>>,
+    /// Run the first step now, if the loop runs.
+    pub eager: bool,
+}
+
+/// Creates a task on a native loop: the body of `loop.create_task()`.
+pub fn create(event_loop: Obj<'_>, native: &LoopFields, options: &Options<'_>) -> R<Ref> {
+    // SAFETY: a ready type of ours; zeroed memory is a valid uninitialised task.
+    let task = unsafe { Ref::steal(c::PyType_GenericAlloc(state().task_type, 0)) }?;
+    let this = fields(task.obj());
+    this.future.attach(event_loop, native);
+    this.future.trace_source(native)?;
+    start(task.obj(), this, options)?;
+    Ok(task)
+}
+
+const INIT: Signature = Signature {
+    name: "Task",
+    params: &["coro", "loop", "name", "context", "eager_start"],
+    positional: 1,
+    required: 1,
+};
+
+fn init(task: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
+    let [coro, event_loop, name, run_context, eager] = bind_tuple::<5>(args, kwargs, &INIT)?;
+    let Some(coro) = coro else { return Err(Raised::type_error("a coroutine was expected")) };
+    let eager = eager.map_or(Ok(false), |eager| eager.obj().is_true())?;
+    future::initialise(task, event_loop)?;
+    let options = Options {
+        coro: coro.obj(),
+        name: name.as_ref().map(Ref::obj),
+        context: run_context.as_ref().map(Ref::obj),
+        eager,
+    };
+    start(task, fields(task), &options)
+}
+
+/// Fills a task that is bound to its loop, and schedules or runs its first step.
+fn start(task: Obj<'_>, this: &TaskFields, options: &Options<'_>) -> R<()> {
+    if !is_coroutine(options.coro)? {
+        this.log_destroy_pending.set(false);
+        let got = options.coro.repr()?;
+        return Err(Raised::type_error(&format!("a coroutine was expected, got {got}")));
+    }
+    let run_context = match options.context {
+        Some(given) if !given.is_none() => given.to_ref(),
+        _ => context::copy_current()?,
+    };
+    this.context.set(Some(run_context));
+    this.waits_for.clear();
+    this.step_exception.clear();
+    this.must_cancel.set(false);
+    this.log_destroy_pending.set(true);
+    this.cancels_requested.set(0);
+    this.coro.set(Some(options.coro.to_ref()));
+    match options.name {
+        Some(name) if !name.is_none() => this.set_name(task, name)?,
+        _ => {
+            this.name.clear();
+            this.number.set(NUMBER.fetch_add(1, Ordering::Relaxed) + 1);
+        }
+    }
+    this.mirror(task)?;
+    if options.eager && event_loop::is_running(future::loop_of(task)?.obj())? {
+        return eager_start(task, this);
+    }
+    schedule_step(task, this)?;
+    this.register(task)
+}
+
+fn is_coroutine(coro: Obj<'_>) -> R<bool> {
+    // SAFETY: alive.
+    if unsafe { c::PyCoro_CheckExact(coro.ptr()) } != 0 {
+        return Ok(true);
+    }
+    state().asyncio.iscoroutine.obj().call1(coro)?.obj().is_true()
+}
+
+impl TaskFields {
+    /// Enters the tables that keep the task visible and, if the loop holds tasks, alive.
+    fn register(&self, task: Obj<'_>) -> R<()> {
+        registry::register(task)?;
+        if let Some(native) = self.future.native()
+            && self.held.get() == 0
+            && native.holds_tasks()
+        {
+            self.held.set(native.hold(task.to_ref()) + 1);
+        }
+        Ok(())
+    }
+
+    /// Leaves those tables: the task is done.
+    fn retire(&self, task: Obj<'_>) -> R<()> {
+        self.let_go();
+        registry::unregister(task)
+    }
+
+    /// Gives up the loop's hold.
+    fn let_go(&self) {
+        let held = self.held.replace(0);
+        if held != 0
+            && let Some(native) = self.future.native()
+        {
+            drop(native.release(held - 1));
+        }
+    }
+
+    /// The loop forgot this task by itself.
+    pub fn forget_hold(&self) {
+        self.held.set(0);
+    }
+
+    /// Copies coroutine and name to where tools outside the process read them.
+    fn mirror(&self, task: Obj<'_>) -> R<()> {
+        let layout = &state().layout;
+        if let Some(offset) = layout.coro {
+            // SAFETY: found by the probe in the base of this very type.
+            unsafe { &*layout::base_slot(task, offset) }.set(self.coro.get());
+        }
+        if let Some(offset) = layout.is_task {
+            // SAFETY: as above.
+            unsafe { &*layout::base_byte(task, offset) }.set(1);
+        }
+        if let Some(offset) = layout.name {
+            let name = match self.name.get() {
+                Some(name) => name,
+                None => uint(self.number.get())?,
+            };
+            // SAFETY: as above.
+            unsafe { &*layout::base_slot(task, offset) }.set(Some(name));
+        }
+        Ok(())
+    }
+
+    fn set_name(&self, task: Obj<'_>, name: Obj<'_>) -> R<()> {
+        let name = if name.is_exact_str() { name.to_ref() } else { name.str()? };
+        self.name.set(Some(name));
+        if let Some(offset) = state().layout.name {
+            // SAFETY: found by the probe in the base of this very type.
+            unsafe { &*layout::base_slot(task, offset) }.set(self.name.get());
+        }
+        Ok(())
+    }
+
+    fn name(&self) -> R<Ref> {
+        if let Some(name) = self.name.get() {
+            return Ok(name);
+        }
+        let name = string(&format!("Task-{}", self.number.get()))?;
+        self.name.set(Some(name.clone()));
+        Ok(name)
+    }
+
+    /// Forgets a coroutine that finished at once, so that its frame is freed early.
+    fn clear_coro(&self, task: Obj<'_>) {
+        if let Some(offset) = state().layout.coro {
+            // SAFETY: found by the probe in the base of this very type.
+            unsafe { &*layout::base_slot(task, offset) }.clear();
+        }
+        self.coro.clear();
+    }
+}
+
+/// Puts the next step into the loop's ready queue.
+fn schedule_step(task: Obj<'_>, this: &TaskFields) -> R<()> {
+    if let Some(native) = this.future.native() {
+        return native.push_step(task.to_ref());
+    }
+    let event_loop = future::loop_of(task)?;
+    let callback = class::step_callback(task)?;
+    let run_context = this.context.get_or_none();
+    event_loop::foreign_call_soon(event_loop.obj(), callback.obj(), None, run_context.obj())
+}
+
+/// Lets the next step throw `error` into the coroutine.
+fn schedule_error(task: Obj<'_>, this: &TaskFields, message: &str) -> R<()> {
+    let error = Raised::runtime(message).take();
+    this.step_exception.set(Some(error));
+    schedule_step(task, this)
+}
+
+/// Runs the step of a `Step` entry in the task's context.
+pub fn run_step(task: Obj<'_>) -> R<()> {
+    let this = fields(task);
+    let run_context = this.context.get_or_none();
+    context::enter(run_context.obj())?;
+    let result = step(task);
+    context::leave(run_context.obj()).and(result)
+}
+
+/// One step, as the current task of its loop: continues with the outcome of what it waited for.
+pub fn step(task: Obj<'_>) -> R<()> {
+    let this = fields(task);
+    let exception = match this.step_exception.take() {
+        Some(exception) => Some(exception),
+        None => match this.waits_for.get() {
+            Some(awaited) => wait::outcome_of(task, awaited.obj())?,
+            None => None,
+        },
+    };
+    step_as_current(task, this, exception)
+}
+
+/// As `step`, after a future that told through its callback list that it is done.
+fn wakeup(task: Obj<'_>, awaited: Obj<'_>) -> R<()> {
+    let exception = wait::outcome_of(task, awaited)?;
+    step_as_current(task, fields(task), exception)
+}
+
+fn step_as_current(task: Obj<'_>, this: &TaskFields, exception: Option<Ref>) -> R<()> {
+    let event_loop = future::loop_of(task)?;
+    current::enter(event_loop.obj(), task)?;
+    match advance(task, this, exception) {
+        Ok(()) => current::leave(event_loop.obj(), task),
+        Err(raised) => {
+            let error = raised.take();
+            if let Err(second) = current::leave(event_loop.obj(), task) {
+                drop(second.take());
+            }
+            Err(Raised::throw(error))
+        }
+    }
+}
+
+/// What one `send` or `throw` gave.
+enum Sent {
+    Yielded(Ref),
+    Returned(Ref),
+    Raised(Raised),
+}
+
+fn advance(task: Obj<'_>, this: &TaskFields, exception: Option<Ref>) -> R<()> {
+    if !this.future.is_pending() {
+        return Err(already_done(task, exception.as_ref()));
+    }
+    let exception = this.with_cancellation(exception)?;
+    this.waits_for.clear();
+    let Some(coro) = this.coro.get() else {
+        return Err(Raised::runtime("uninitialized Task object"));
+    };
+    let sent = match exception {
+        None => send_none(coro.obj()),
+        Some(exception) => throw(coro.obj(), exception),
+    };
+    match sent {
+        Sent::Yielded(yielded) => wait::wait_for(task, this, yielded),
+        Sent::Returned(value) => complete(task, this, value),
+        Sent::Raised(raised) => fail(task, this, raised),
+    }
+}
+
+impl TaskFields {
+    /// Turns a requested cancellation into the exception to throw.
+    #[inline]
+    fn with_cancellation(&self, exception: Option<Ref>) -> R<Option<Ref>> {
+        if !self.must_cancel.replace(false) {
+            return Ok(exception);
+        }
+        let cancelled = state().asyncio.cancelled_error.ptr();
+        match exception {
+            Some(exception) if given_matches(exception.obj(), cancelled) => Ok(Some(exception)),
+            _ => future::make_cancelled_error(&self.future).map(Some),
+        }
+    }
+}
+
+#[inline]
+fn send_none(coro: Obj<'_>) -> Sent {
+    let mut result = std::ptr::null_mut();
+    // SAFETY: alive; the result is owned unless the status says that an error is set.
+    let status = unsafe { c::PyIter_Send(coro.ptr(), c::Py_None(), &mut result) };
+    // SAFETY: as above.
+    match unsafe { Ref::steal(result) } {
+        Ok(value) if status == c::PySendResult::PYGEN_NEXT => Sent::Yielded(value),
+        Ok(value) => Sent::Returned(value),
+        Err(raised) => Sent::Raised(raised),
+    }
+}
+
+fn throw(coro: Obj<'_>, exception: Ref) -> Sent {
+    match coro.call_method1(state().names.throw.obj(), exception.obj()) {
+        Ok(value) => Sent::Yielded(value),
+        // SAFETY: a static of the interpreter.
+        Err(raised) if raised.matches(unsafe { c::PyExc_StopIteration }) => {
+            let stop = raised.take();
+            match stop.obj().getattr(state().names.value.obj()) {
+                Ok(value) => Sent::Returned(value),
+                Err(raised) => Sent::Raised(raised),
+            }
+        }
+        Err(raised) => Sent::Raised(raised),
+    }
+}
+
+fn complete(task: Obj<'_>, this: &TaskFields, value: Ref) -> R<()> {
+    this.retire(task)?;
+    if this.must_cancel.replace(false) {
+        // Cancelled while its last step ran.
+        let message = this.future.cancel_message.get();
+        return future::cancel_future(task, message).map(drop);
+    }
+    future::set_result(task, value)
+}
+
+fn fail(task: Obj<'_>, this: &TaskFields, raised: Raised) -> R<()> {
+    let exits = raised.is_exit();
+    let cancelled = raised.matches(state().asyncio.cancelled_error.ptr());
+    let exception = raised.take();
+    this.retire(task)?;
+    if cancelled {
+        this.future.cancelled_error.set(Some(exception));
+        return future::cancel_future(task, None).map(drop);
+    }
+    future::set_exception(task, exception.obj())?;
+    if exits { Err(Raised::throw(exception)) } else { Ok(()) }
+}
+
+#[cold]
+fn already_done(task: Obj<'_>, exception: Option<&Ref>) -> Raised {
+    let text = task.repr().and_then(|task| {
+        let exception = exception.map_or(none(), Ref::obj).repr()?;
+        Ok(format!("__step(): already done: {task} {exception}"))
+    });
+    match text {
+        Ok(text) => Raised::new(state().asyncio.invalid_state_error.obj(), &text),
+        Err(raised) => raised,
+    }
+}
+
+/// Runs the first step now, inside whatever runs. *Source*: PEP-less; `Task(eager_start=True)`.
+fn eager_start(task: Obj<'_>, this: &TaskFields) -> R<()> {
+    let event_loop = future::loop_of(task)?;
+    let previous = current::swap(event_loop.obj(), task)?;
+    let result = this.register(task).and_then(|()| {
+        let run_context = this.context.get_or_none();
+        context::enter(run_context.obj())?;
+        let stepped = advance(task, this, None);
+        context::leave(run_context.obj()).and(stepped)
+    });
+    let result = match result {
+        Ok(()) => current::swap(event_loop.obj(), previous.obj()).map(drop),
+        Err(raised) => {
+            let error = raised.take();
+            if let Err(second) = current::swap(event_loop.obj(), previous.obj()) {
+                drop(second.take());
+            }
+            Err(Raised::throw(error))
+        }
+    };
+    if !this.future.is_pending() {
+        this.clear_coro(task);
+    }
+    result
+}
+
+/// Requests cancellation: of what the task waits for, or at its next step. False if it is done.
+pub fn cancel(task: Obj<'_>, message: Option<Ref>) -> R<bool> {
+    let this = fields(task);
+    this.future.log_traceback.set(false);
+    if !this.future.is_pending() {
+        return Ok(false);
+    }
+    this.cancels_requested.set(this.cancels_requested.get() + 1);
+    if let Some(awaited) = this.waits_for.get()
+        && wait::cancel_awaited(awaited.obj(), message.as_ref())?
+    {
+        return Ok(true);
+    }
+    this.must_cancel.set(true);
+    this.future.cancel_message.set(message);
+    Ok(true)
+}

@@ -1,0 +1,58 @@
+"""Serve the tea shop on aioxide: `python serve.py [--port PORT] [--data DIR]`."""
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+from pathlib import Path
+
+import uvicorn
+
+import aioxide
+from app import app, data_dir
+
+GREETING = """\
+The tea shop is open: {url}
+
+  curl '{url}/'                         which event loop is this?
+  curl '{url}/products'                 the shelf, from SQLite
+  curl '{url}/products.csv'             the same from a blocking function, in a thread
+  curl '{url}/products/7'               a page gathered by a TaskGroup ...
+  curl '{url}/products/7?within=0'      ... which gets no time here
+  curl '{url}/offers'                   many calls to ourselves, four at a time
+  curl '{url}/gift?budget=5000'         CPU-bound work, in a process pool
+  curl '{url}/orders' --json '{{"product_id": 7, "quantity": 2}}'
+  curl '{url}/orders/1?wait=5'          the order, once the packing room is done with it
+  curl '{url}/orders'                   all orders, counted
+
+The database is {database}
+Ctrl-C closes the shop.
+"""
+
+
+def main() -> None:
+    """Read the command line, listen, and serve until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(description="Serve the tea shop on aioxide.")
+    parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    parser.add_argument("--data", type=Path, help=f"folder of the database (default: {data_dir()})")
+    options = parser.parse_args()
+    if options.data:
+        os.environ["SHOP_DATA"] = str(options.data)
+    try:
+        listener = socket.create_server(("127.0.0.1", options.port))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        parser.exit(1, f"cannot listen on port {options.port}: {reason}\n")
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops us as Ctrl-C does
+    with listener, contextlib.suppress(KeyboardInterrupt):
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        print(GREETING.format(url=url, database=data_dir() / "shop.db"), flush=True)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        aioxide.run(server.serve(sockets=[listener]))
+    print("The tea shop is closed.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""aioxide: Python's asyncio with its event loop, tasks and transports rebuilt in Rust.
+
+Use it in one of three ways:
+
+- `aioxide.run(main())` instead of `asyncio.run(main())`;
+- `aioxide.install()` once, before the loop is made;
+- `python -m aioxide app.py` instead of `python app.py`, with no change at all.
+
+Everything public in asyncio is here as well, so `import aioxide as asyncio` works. The layers, from
+the bottom: `_aioxide` (native: loop, tasks, futures, handles, stream transports), `loop` and its
+mixins (control plane: what happens once per loop or connection), `runner` (how a program comes to
+its loop), and this file (names only).
+"""
+
+from __future__ import annotations
+
+import asyncio as _asyncio
+import sys as _sys
+from typing import TYPE_CHECKING
+from typing import Any as _Any
+
+from . import _aioxide, _tasks, _types
+
+_aioxide._set_metaclass(_types._FutureMeta)
+_types.bind(_aioxide.Future, _asyncio.Future)
+_types.bind(_aioxide.Task, _asyncio.Task)
+_tasks.chain()
+
+if not TYPE_CHECKING:
+    # Before our own names, which win.
+    from asyncio import *
+
+from ._aioxide import Future, Handle, Task, TimerHandle, __version__  # noqa: E402
+from .loop import Loop, new_event_loop  # noqa: E402
+from .runner import Runner, install, run  # noqa: E402
+from .server import Server  # noqa: E402
+
+if _sys.version_info < (3, 16):
+    from .runner import EventLoopPolicy
+
+#: Where asyncio has this name (3.13 on) it means the best loop of the platform.
+EventLoop = Loop
+
+__all__ = ["EventLoopPolicy", "Loop", "__version__", "install"]
+__all__ += _asyncio.__all__
+
+if TYPE_CHECKING:
+    # A type checker keeps the first definition of a name.
+    from asyncio import *  # type: ignore[assignment]
+    from asyncio import base_events as base_events
+    from asyncio import constants as constants
+    from asyncio import coroutines as coroutines
+    from asyncio import events as events
+    from asyncio import exceptions as exceptions
+    from asyncio import futures as futures
+    from asyncio import locks as locks
+    from asyncio import log as log
+    from asyncio import protocols as protocols
+    from asyncio import queues as queues
+    from asyncio import runners as runners
+    from asyncio import sslproto as sslproto
+    from asyncio import staggered as staggered
+    from asyncio import streams as streams
+    from asyncio import subprocess as subprocess
+    from asyncio import taskgroups as taskgroups
+    from asyncio import tasks as tasks
+    from asyncio import threads as threads
+    from asyncio import timeouts as timeouts
+    from asyncio import transports as transports
+    from asyncio import trsock as trsock
+else:
+
+    def __getattr__(name: str) -> _Any:
+        """Return what asyncio has under `name`: its submodules and its deprecated names.
+
+        Raises AttributeError for private names: those are asyncio's own business.
+        """
+        if not name.startswith("_"):
+            try:
+                return getattr(_asyncio, name)
+            except AttributeError:
+                pass
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        """Names of this module and of asyncio."""
+        return sorted({*globals(), *(name for name in dir(_asyncio) if name[0] != "_")})

@@ -1,0 +1,173 @@
+"""Types of the extension module ``aioxide._aioxide``, which is built from ``crates/aioxide-py``.
+
+Signatures are asyncio's where asyncio has them. Names with an underscore are for the package
+``aioxide`` only. ``tests/test_tidy.py`` and stubtest compare this file with the built module.
+"""
+
+import asyncio
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from typing import Any, Protocol, TypeVar, TypeVarTuple
+
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+_Ts = TypeVarTuple("_Ts")
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+_FileDescriptorLike = int | _HasFileno
+_Coroutine = Generator[Any, None, _T_co] | Coroutine[Any, Any, _T_co]
+_TaskFactory = Callable[..., asyncio.Future[Any]]
+
+__version__: str
+
+def _set_metaclass(meta: type, /) -> None: ...
+
+if sys.version_info < (3, 14):
+    def _native_tasks() -> list[Task[Any]]: ...
+
+class Handle(asyncio.Handle):
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: Context | None = None,
+    ) -> None: ...
+
+class TimerHandle(asyncio.TimerHandle):
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: Context | None = None,
+    ) -> None: ...
+
+class Future(asyncio.Future[_T]):
+    def __init__(self, *, loop: asyncio.AbstractEventLoop | None = None) -> None: ...
+
+class Task(asyncio.Task[_T_co]):
+    def __init__(
+        self,
+        coro: _Coroutine[_T_co],
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        name: object = None,
+        context: Context | None = None,
+        eager_start: bool = False,
+    ) -> None: ...
+
+class Loop:
+    """The native part of ``aioxide.Loop``; not an event loop by itself."""
+
+    slow_callback_duration: float
+    _thread_id: int | None
+    _debug: bool
+    _stopping: bool
+    @property
+    def _hold_tasks(self) -> bool: ...
+    def __init__(self, *, hold_tasks: bool = True) -> None: ...
+    # Running and closing.
+    def _run(self) -> None: ...
+    def _close(self) -> None: ...
+    def _check_closed(self) -> None: ...
+    def stop(self) -> None: ...
+    def is_running(self) -> bool: ...
+    def is_closed(self) -> bool: ...
+    def get_debug(self) -> bool: ...
+    def time(self) -> float: ...
+    # Callbacks.
+    def call_soon(
+        self,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle: ...
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle: ...
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle: ...
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle: ...
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None: ...
+    def _write_to_self(self) -> None: ...
+    # Futures and tasks.
+    def create_future(self) -> asyncio.Future[Any]: ...
+    def create_task(
+        self,
+        coro: _Coroutine[_T],
+        *,
+        name: object = None,
+        context: Context | None = None,
+        eager_start: bool | None = None,
+        **kwargs: Any,
+    ) -> asyncio.Task[_T]: ...
+    def set_task_factory(self, factory: _TaskFactory | None) -> None: ...
+    def get_task_factory(self) -> _TaskFactory | None: ...
+    # Descriptors. The underscored ones do not ask whether a transport uses the descriptor.
+    def add_reader(
+        self,
+        fd: _FileDescriptorLike,
+        callback: Callable[[*_Ts], Any],
+        *args: *_Ts,
+    ) -> None: ...
+    def remove_reader(self, fd: _FileDescriptorLike) -> bool: ...
+    def add_writer(
+        self,
+        fd: _FileDescriptorLike,
+        callback: Callable[[*_Ts], Any],
+        *args: *_Ts,
+    ) -> None: ...
+    def remove_writer(self, fd: _FileDescriptorLike) -> bool: ...
+    def _add_reader(
+        self, fd: _FileDescriptorLike, callback: Callable[..., Any], *args: Any
+    ) -> asyncio.Handle: ...
+    def _remove_reader(self, fd: _FileDescriptorLike) -> bool: ...
+    def _add_writer(
+        self, fd: _FileDescriptorLike, callback: Callable[..., Any], *args: Any
+    ) -> asyncio.Handle: ...
+    def _remove_writer(self, fd: _FileDescriptorLike) -> bool: ...
+    # Transports and servers.
+    def _native_transport(self, fd: int) -> StreamTransport | None: ...
+    def _start_serving(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        sslcontext: ssl.SSLContext | None = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None: ...
+    def _stop_serving(self, sock: socket.socket) -> None: ...
+
+class StreamTransport(asyncio.Transport):
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[Any] | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+    ) -> None: ...

@@ -1,0 +1,89 @@
+"""What every mixin of `aioxide.Loop` may rely on: the native loop and asyncio's abstract one.
+
+At run time a mixin is a plain class (`Room` is `object`), so the native loop stays the only base
+with a memory layout of its own. For the type checker `Room` is the loop that the mixin ends up in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import concurrent.futures
+    import contextvars
+    import socket
+    import ssl
+    import weakref
+
+    from . import _aioxide
+
+    class Room(_aioxide.Loop, asyncio.AbstractEventLoop):
+        """The attributes and private methods that mixins use of one another."""
+
+        _default_executor: concurrent.futures.ThreadPoolExecutor | None
+        _executor_shutdown_called: bool
+        _transports: weakref.WeakValueDictionary[int, asyncio.BaseTransport]
+        _signal_handlers: dict[int, asyncio.Handle]
+        _wakeup_armed: bool
+        _unix_server_sockets: dict[socket.socket, int]
+
+        def _check_default_executor(self) -> None: ...
+        def _ensure_fd_no_transport(self, fd: Any) -> None: ...
+        def _arm_wakeup_fd(self) -> bool: ...
+        def _disarm_wakeup_fd(self) -> None: ...
+        def _close_signals(self) -> None: ...
+        async def _ensure_resolved(
+            self,
+            address: tuple[Any, ...],
+            *,
+            family: int = 0,
+            type: int = ...,
+            proto: int = 0,
+            flags: int = 0,
+            loop: asyncio.AbstractEventLoop,
+        ) -> list[Any]: ...
+        def _make_socket_transport(
+            self,
+            sock: socket.socket,
+            protocol: asyncio.BaseProtocol,
+            waiter: asyncio.Future[None] | None = None,
+            *,
+            extra: dict[str, Any] | None = None,
+            server: asyncio.Server | None = None,
+            context: contextvars.Context | None = None,
+        ) -> asyncio.Transport: ...
+        def _make_ssl_transport(
+            self,
+            rawsock: socket.socket,
+            protocol: asyncio.BaseProtocol,
+            sslcontext: ssl.SSLContext | None,
+            waiter: asyncio.Future[None] | None = None,
+            *,
+            server_side: bool = False,
+            server_hostname: str | None = None,
+            extra: dict[str, Any] | None = None,
+            server: asyncio.Server | None = None,
+            ssl_handshake_timeout: float | None = None,
+            ssl_shutdown_timeout: float | None = None,
+            context: contextvars.Context | None = None,
+        ) -> asyncio.Transport: ...
+        async def _create_connection_transport(
+            self,
+            sock: socket.socket,
+            protocol_factory: Any,
+            ssl: bool | ssl.SSLContext | None,
+            server_hostname: str | None,
+            *,
+            owned: bool,
+            server_side: bool = False,
+            ssl_handshake_timeout: float | None = None,
+            ssl_shutdown_timeout: float | None = None,
+        ) -> tuple[asyncio.Transport, Any]: ...
+
+else:
+    Room = object
+
+#: asyncio's own logger: programs configure and tests capture it by this name.
+logger = logging.getLogger("asyncio")

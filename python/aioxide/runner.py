@@ -1,0 +1,179 @@
+"""`run`, `Runner`, `install` and `EventLoopPolicy`: how a program comes to its aioxide loop.
+
+`install` changes the process: asyncio's event loop policy, and the default of `asyncio.Runner`
+(and so of `asyncio.run`). Nothing else is patched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from asyncio import events, unix_events
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from .loop import Loop, new_event_loop
+
+_T = TypeVar("_T")
+_LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+_events: Any = events
+_unix: Any = unix_events
+
+
+class Runner(asyncio.Runner):  # type: ignore[misc]
+    """`asyncio.Runner` whose loop is aioxide's, unless a `loop_factory` says otherwise."""
+
+    def __init__(
+        self, *, debug: bool | None = None, loop_factory: _LoopFactory | None = None
+    ) -> None:
+        super().__init__(debug=debug, loop_factory=loop_factory or new_event_loop)
+        #: Without a factory of the caller's the loop also becomes the thread's current one.
+        self._is_default = loop_factory is None
+
+    def _lazy_init(self) -> None:
+        state: Any = self
+        known = state._loop
+        super()._lazy_init()  # type: ignore[misc]
+        if self._is_default and known is None and not state._set_event_loop:
+            asyncio.set_event_loop(state._loop)
+            state._set_event_loop = True
+
+
+def run(
+    main: Coroutine[Any, Any, _T],
+    *,
+    debug: bool | None = None,
+    loop_factory: _LoopFactory | None = None,
+) -> _T:
+    """Run the coroutine `main` on a new aioxide loop; return its result, close the loop.
+
+    Raises RuntimeError in a thread whose loop is running. *Source*: `asyncio.run`.
+    """
+    if events._get_running_loop() is not None:
+        raise RuntimeError("asyncio.run() cannot be called from a running event loop")
+    with Runner(debug=debug, loop_factory=loop_factory) as runner:
+        return runner.run(main)
+
+
+if sys.version_info < (3, 16):
+    # Their public names warn from 3.14 on; importing aioxide must not.
+    _DefaultPolicy: Any = _unix._UnixDefaultEventLoopPolicy
+    _set_policy: Callable[[Any], None] = (
+        _events._set_event_loop_policy
+        if sys.version_info >= (3, 14)
+        else _events.set_event_loop_policy
+    )
+
+    class EventLoopPolicy(_DefaultPolicy):  # type: ignore[misc]
+        """asyncio's default policy, but its loops are aioxide's. Child watchers are asyncio's."""
+
+        _loop_factory = Loop
+
+
+class _Installed:
+    """What `install` and `python -m aioxide` have asked of `asyncio.Runner`, process-wide."""
+
+    #: `asyncio.Runner` makes aioxide's loops where it is given no factory.
+    by_default = False
+    #: ... and also where it is given asyncio's or uvloop's: the user chose aioxide by hand.
+    everywhere = False
+
+    @classmethod
+    def factory(cls, asked: _LoopFactory | None) -> _LoopFactory | None:
+        """Return the loop factory to use where `asked` was asked for; None is the policy's."""
+        if asked is None:
+            return new_event_loop if cls.everywhere or not _has_other_policy() else None
+        if cls.everywhere and (_is_stock(asked) or _is_uvloop(asked)):
+            return new_event_loop
+        return asked
+
+
+def _has_other_policy() -> bool:
+    """Whether somebody has set an event loop policy that is not aioxide's."""
+    policy = getattr(_events, "_event_loop_policy", None)
+    return policy is not None and not isinstance(policy, EventLoopPolicy)
+
+
+def _is_stock(factory: _LoopFactory) -> bool:
+    """Whether `factory` stands for asyncio's own loop, as uvicorn's `auto` does."""
+    return factory in (
+        asyncio.SelectorEventLoop,
+        getattr(asyncio, "EventLoop", asyncio.SelectorEventLoop),
+        asyncio.new_event_loop,
+    )
+
+
+def _is_uvloop(factory: _LoopFactory) -> bool:
+    """Whether `factory` is uvloop's, which servers choose unasked if it can be imported."""
+    return (getattr(factory, "__module__", None) or "").partition(".")[0] == "uvloop"
+
+
+def _patch_runner() -> None:
+    """Let `asyncio.Runner` ask `_Installed` for its loop factory. Once per process."""
+    if _Installed.by_default:
+        return
+    _Installed.by_default = True
+    stock_init = asyncio.Runner.__init__
+
+    @functools.wraps(stock_init)
+    def init(
+        self: Any, *, debug: bool | None = None, loop_factory: _LoopFactory | None = None
+    ) -> None:
+        factory = _Installed.factory(loop_factory)
+        if loop_factory is None and factory is new_event_loop and _policy_is_ours():
+            # Through the policy, so the loop also becomes the thread's current one.
+            factory = None
+        stock_init(self, debug=debug, loop_factory=factory)
+
+    asyncio.Runner.__init__ = init  # type: ignore[method-assign]
+
+
+def _policy_is_ours() -> bool:
+    """Whether asyncio's policy makes aioxide's loops."""
+    return isinstance(getattr(_events, "_event_loop_policy", None), EventLoopPolicy)
+
+
+def install() -> None:
+    """Make asyncio use aioxide: `asyncio.run`, `asyncio.Runner`, `asyncio.new_event_loop`.
+
+    Sets the event loop policy, and makes aioxide's the default loop factory of `asyncio.Runner`.
+    A factory that the program gives there still counts, and so does a policy set later. Loops and
+    tasks that exist already stay what they are. May be called more than once.
+    """
+    if not _policy_is_ours():
+        _set_policy(EventLoopPolicy())
+    _patch_runner()
+
+
+class _Adopted:
+    """Makes a process started by `multiprocessing` take over `python -m aioxide`: by being
+    unpickled there.
+    """
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return adopt, ()
+
+
+def adopt() -> None:
+    """Run this whole process on aioxide, for `python -m aioxide`: `install`, and more.
+
+    asyncio's own and uvloop's loop factories then mean aioxide's, and processes that
+    `multiprocessing` starts (uvicorn's workers, say) do likewise.
+    """
+    install()
+    if _Installed.everywhere:
+        return
+    _Installed.everywhere = True
+    from multiprocessing import spawn
+
+    prepare = spawn.get_preparation_data
+
+    @functools.wraps(prepare)
+    def get_preparation_data(name: str) -> dict[str, Any]:
+        data = prepare(name)
+        data["aioxide"] = _Adopted()
+        return data
+
+    spawn.get_preparation_data = get_preparation_data

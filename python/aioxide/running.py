@@ -1,0 +1,204 @@
+"""Running and closing a loop: `run_forever`, `run_until_complete`, `close`, debug mode, async
+generators.
+
+The native loop turns (`_run`); this mixin prepares the thread for it and tidies up afterwards:
+running loop, thread identity, async generator hooks, coroutine origins, signal wake-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import warnings
+import weakref
+from asyncio import constants, events
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import Any, TypeVar
+
+from ._room import Room, logger
+
+_T = TypeVar("_T")
+
+
+def _stop_loop_of(future: asyncio.Future[Any]) -> None:
+    """Done callback of `run_until_complete`: stop the loop, unless the exception does it.
+
+    SystemExit and KeyboardInterrupt of a task leave `run_forever` by themselves; a stop request
+    would then linger and end the next run.
+    """
+    if not future.cancelled() and isinstance(future.exception(), (SystemExit, KeyboardInterrupt)):
+        return
+    future.get_loop().stop()
+
+
+class Running(Room):
+    """Life cycle of the loop. *Source*: `asyncio.base_events.BaseEventLoop`."""
+
+    def _init_running(self) -> None:
+        self._asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
+        self._asyncgens_shutdown_called = False
+        self._old_agen_hooks: Any = None
+        self._coroutine_origin_tracking_enabled = False
+        self._coroutine_origin_tracking_saved_depth = 0
+        self._wakeup_armed = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.__class__.__name__} running={self.is_running()} "
+            f"closed={self.is_closed()} debug={self.get_debug()}>"
+        )
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if not self.is_closed():
+            _warn(f"unclosed event loop {self!r}", ResourceWarning, source=self)
+            if not self.is_running():
+                self.close()
+
+    def _check_running(self) -> None:
+        """Raise RuntimeError if this loop, or another one in this thread, is running."""
+        if self.is_running():
+            raise RuntimeError("This event loop is already running")
+        if events._get_running_loop() is not None:
+            raise RuntimeError("Cannot run the event loop while another loop is running")
+
+    def _run_forever_setup(self) -> None:
+        """Make this thread the loop's own. Undone by `_run_forever_cleanup`."""
+        self._check_closed()
+        self._check_running()
+        self._set_coroutine_origin_tracking(self._debug)
+        self._old_agen_hooks = sys.get_asyncgen_hooks()
+        self._thread_id = threading.get_ident()
+        sys.set_asyncgen_hooks(
+            firstiter=self._asyncgen_firstiter_hook,
+            finalizer=self._asyncgen_finalizer_hook,
+        )
+        events._set_running_loop(self)
+        self._wakeup_armed = self._arm_wakeup_fd()
+
+    def _run_forever_cleanup(self) -> None:
+        """Give the thread back as `_run_forever_setup` found it."""
+        if self._wakeup_armed:
+            self._wakeup_armed = False
+            self._disarm_wakeup_fd()
+        self._thread_id = None
+        events._set_running_loop(None)
+        self._set_coroutine_origin_tracking(False)
+        if self._old_agen_hooks is not None:
+            sys.set_asyncgen_hooks(*self._old_agen_hooks)
+            self._old_agen_hooks = None
+
+    def run_forever(self) -> None:
+        """Run until `stop()` is called.
+
+        Raises RuntimeError if the loop is closed or a loop is running in this thread; lets
+        SystemExit and KeyboardInterrupt of callbacks out.
+        """
+        self._run_forever_setup()
+        try:
+            self._run()
+        finally:
+            self._run_forever_cleanup()
+
+    def run_until_complete(self, future: Generator[Any, None, _T] | Awaitable[_T]) -> _T:
+        """Run until `future` is done and return its result or raise its exception.
+
+        A coroutine becomes a task first. Raises RuntimeError if the loop is stopped before.
+        """
+        self._check_closed()
+        self._check_running()
+        new_task = not asyncio.isfuture(future)
+        task: Any = asyncio.ensure_future(future, loop=self)  # type: ignore[arg-type]
+        if new_task:
+            # The error below tells of an unfinished future: no "destroyed but pending" besides.
+            task._log_destroy_pending = False
+        task.add_done_callback(_stop_loop_of)
+        try:
+            self.run_forever()
+        except BaseException:
+            if new_task and task.done() and not task.cancelled():
+                # The caller never sees the task: its exception must not be logged as unread.
+                task.exception()
+            raise
+        finally:
+            task.remove_done_callback(_stop_loop_of)
+        if not task.done():
+            raise RuntimeError("Event loop stopped before Future completed.")
+        result: _T = task.result()
+        return result
+
+    def close(self) -> None:
+        """Drop all callbacks, give up signals and descriptors, let go of the executor.
+
+        Does not wait for executor threads. Idempotent; raises RuntimeError while running.
+        """
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        if self._debug:
+            logger.debug("Close %r", self)
+        self._close()
+        self._executor_shutdown_called = True
+        executor = self._default_executor
+        if executor is not None:
+            self._default_executor = None
+            executor.shutdown(wait=False)
+        self._close_signals()
+
+    def set_debug(self, enabled: bool) -> None:
+        """Switch debug mode; on a running loop coroutine origins follow in the next turn."""
+        self._debug = enabled
+        if self.is_running():
+            self.call_soon_threadsafe(self._set_coroutine_origin_tracking, enabled)
+
+    def _set_coroutine_origin_tracking(self, enabled: bool) -> None:
+        """Record (or stop recording) where coroutines are created, in this thread."""
+        if bool(enabled) == self._coroutine_origin_tracking_enabled:
+            return
+        if enabled:
+            self._coroutine_origin_tracking_saved_depth = sys.get_coroutine_origin_tracking_depth()
+            sys.set_coroutine_origin_tracking_depth(constants.DEBUG_STACK_DEPTH)
+        else:
+            sys.set_coroutine_origin_tracking_depth(self._coroutine_origin_tracking_saved_depth)
+        self._coroutine_origin_tracking_enabled = bool(enabled)
+
+    def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
+        """Collected unfinished: close it in a task, whatever thread the collector ran in."""
+        self._asyncgens.discard(agen)
+        if not self.is_closed():
+            self.call_soon_threadsafe(self.create_task, agen.aclose())
+
+    def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
+        """Iterated for the first time: remember it for `shutdown_asyncgens`."""
+        if self._asyncgens_shutdown_called:
+            warnings.warn(
+                f"asynchronous generator {agen!r} was scheduled after "
+                f"loop.shutdown_asyncgens() call",
+                ResourceWarning,
+                source=self,
+                stacklevel=1,
+            )
+        self._asyncgens.add(agen)
+
+    async def shutdown_asyncgens(self) -> None:
+        """Close every async generator that was begun and not finished.
+
+        Errors go to the exception handler, with the generator under 'asyncgen'.
+        """
+        self._asyncgens_shutdown_called = True
+        if not len(self._asyncgens):
+            return
+        closing = list(self._asyncgens)
+        self._asyncgens.clear()
+        results = await asyncio.gather(*[agen.aclose() for agen in closing], return_exceptions=True)
+        for result, agen in zip(results, closing, strict=True):
+            if isinstance(result, Exception):
+                self.call_exception_handler(
+                    {
+                        "message": f"an error occurred during closing of "
+                        f"asynchronous generator {agen!r}",
+                        "exception": result,
+                        "asyncgen": agen,
+                    }
+                )

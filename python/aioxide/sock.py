@@ -1,0 +1,223 @@
+"""`sock_*`: non-blocking sockets of the caller, driven by the loop.
+
+Each operation is tried at once and waits for readiness only if the kernel says so. The socket
+stays the caller's: nothing here ever closes it, and cancelling an operation merely forgets about
+it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._room import Room
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+try:
+    import ssl
+except ImportError:  # a Python without OpenSSL
+    ssl = None  # type: ignore[assignment]
+
+_T = TypeVar("_T")
+
+
+def check_ssl_socket(sock: object) -> None:
+    """Raise TypeError for an `ssl.SSLSocket`: it cannot be driven by readiness alone."""
+    if ssl is not None and isinstance(sock, ssl.SSLSocket):
+        raise TypeError("Socket cannot be of type SSLSocket")
+
+
+def _attempt(future: asyncio.Future[_T], operation: Callable[..., _T], *args: Any) -> None:
+    """Readiness callback: complete `future` with `operation(*args)`, or stay for another turn."""
+    if future.done():
+        return
+    try:
+        result = operation(*args)
+    except (BlockingIOError, InterruptedError):
+        return
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def _connected(sock: socket.socket, address: Any) -> None:
+    """Raise OSError if the connection attempt of `sock` has failed."""
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code != 0:
+        raise OSError(code, f"Connect call failed {address}")
+
+
+def _accept(sock: socket.socket) -> tuple[socket.socket, Any]:
+    """Accept one connection, as a non-blocking socket."""
+    conn, address = sock.accept()
+    conn.setblocking(False)
+    return conn, address
+
+
+class _Sending:
+    """What is left to send of one `sock_sendall`."""
+
+    __slots__ = ("_rest", "_sock")
+
+    def __init__(self, sock: socket.socket, rest: memoryview) -> None:
+        self._sock = sock
+        self._rest = rest
+
+    def __call__(self) -> None:
+        """Send some; BlockingIOError means there is more, as an attempt that has to wait."""
+        self._rest = self._rest[self._sock.send(self._rest) :]
+        if len(self._rest):
+            raise BlockingIOError
+
+
+class Sock(Room):
+    """Socket operations. *Source*: `asyncio.selector_events.BaseSelectorEventLoop`."""
+
+    def _check_sock(self, sock: socket.socket) -> None:
+        """Raise TypeError for TLS sockets and, in debug mode, ValueError for blocking ones."""
+        check_ssl_socket(sock)
+        if self._debug and sock.gettimeout() != 0:
+            raise ValueError("the socket must be non-blocking")
+
+    def _sock_read_done(
+        self, fd: int, future: asyncio.Future[Any], handle: asyncio.Handle | None = None
+    ) -> None:
+        # A cancelled handle was replaced by another operation on the same descriptor.
+        if handle is None or not handle.cancelled():
+            self.remove_reader(fd)
+
+    def _sock_write_done(
+        self, fd: int, future: asyncio.Future[Any], handle: asyncio.Handle | None = None
+    ) -> None:
+        if handle is None or not handle.cancelled():
+            self.remove_writer(fd)
+
+    def _when_readable(
+        self, sock: socket.socket, operation: Callable[..., _T], *args: Any
+    ) -> asyncio.Future[_T]:
+        """Return a future of `operation(*args)`, tried whenever `sock` is readable."""
+        future: asyncio.Future[_T] = self.create_future()
+        fd = sock.fileno()
+        self._ensure_fd_no_transport(fd)
+        handle = self._add_reader(fd, _attempt, future, operation, *args)
+        future.add_done_callback(functools.partial(self._sock_read_done, fd, handle=handle))
+        return future
+
+    def _when_writable(
+        self, sock: socket.socket, operation: Callable[..., _T], *args: Any
+    ) -> asyncio.Future[_T]:
+        """Return a future of `operation(*args)`, tried whenever `sock` is writable."""
+        future: asyncio.Future[_T] = self.create_future()
+        fd = sock.fileno()
+        self._ensure_fd_no_transport(fd)
+        handle = self._add_writer(fd, _attempt, future, operation, *args)
+        future.add_done_callback(functools.partial(self._sock_write_done, fd, handle=handle))
+        return future
+
+    async def sock_recv(self, sock: socket.socket, nbytes: int) -> bytes:
+        """Receive up to `nbytes` bytes; b"" is the end of the stream."""
+        self._check_sock(sock)
+        try:
+            return sock.recv(nbytes)
+        except (BlockingIOError, InterruptedError):
+            pass
+        return await self._when_readable(sock, sock.recv, nbytes)
+
+    async def sock_recv_into(self, sock: socket.socket, buf: Buffer) -> int:
+        """Receive into the writable buffer `buf`; return the number of bytes received."""
+        self._check_sock(sock)
+        try:
+            return sock.recv_into(buf)
+        except (BlockingIOError, InterruptedError):
+            pass
+        return await self._when_readable(sock, sock.recv_into, buf)
+
+    async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
+        """Receive a datagram of up to `bufsize` bytes; return it and its sender's address."""
+        self._check_sock(sock)
+        try:
+            return sock.recvfrom(bufsize)
+        except (BlockingIOError, InterruptedError):
+            pass
+        return await self._when_readable(sock, sock.recvfrom, bufsize)
+
+    async def sock_recvfrom_into(
+        self, sock: socket.socket, buf: Buffer, nbytes: int = 0
+    ) -> tuple[int, Any]:
+        """Receive a datagram into `buf`; return its size in bytes and its sender's address.
+
+        `nbytes` limits the size; 0 means as much as `buf` holds.
+        """
+        self._check_sock(sock)
+        if not nbytes:
+            nbytes = len(buf)  # type: ignore[arg-type]
+        try:
+            return sock.recvfrom_into(buf, nbytes)
+        except (BlockingIOError, InterruptedError):
+            pass
+        return await self._when_readable(sock, sock.recvfrom_into, buf, nbytes)
+
+    async def sock_sendall(self, sock: socket.socket, data: Buffer) -> None:
+        """Send all of `data`. After an error or a cancellation some of it may have been sent."""
+        self._check_sock(sock)
+        try:
+            sent = sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent == len(data):  # type: ignore[arg-type]
+            return
+        await self._when_writable(sock, _Sending(sock, memoryview(data)[sent:]))
+
+    async def sock_sendto(self, sock: socket.socket, data: Buffer, address: Any) -> int:
+        """Send `data` as one datagram to `address`; return the number of bytes sent."""
+        self._check_sock(sock)
+        try:
+            return sock.sendto(data, address)
+        except (BlockingIOError, InterruptedError):
+            pass
+        return await self._when_writable(sock, sock.sendto, data, 0, address)
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect `sock` to `address`; a host name of an internet address is resolved first."""
+        self._check_sock(sock)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            resolved = await self._ensure_resolved(
+                address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
+            )
+            address = resolved[0][4]
+        try:
+            sock.connect(address)
+            return
+        except (BlockingIOError, InterruptedError):
+            # An interrupted connect() goes on in the background, as a blocked one does.
+            pass
+        await self._when_writable(sock, _connected, sock, address)
+
+    async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
+        """Accept a connection on the listening `sock`; return its socket and the peer's address.
+
+        Cancellation safe: a connection accepted in vain is closed.
+        """
+        self._check_sock(sock)
+        try:
+            return _accept(sock)
+        except (BlockingIOError, InterruptedError):
+            pass
+        accepted = self._when_readable(sock, _accept, sock)
+        try:
+            return await accepted
+        except BaseException:
+            if accepted.done() and not accepted.cancelled() and accepted.exception() is None:
+                accepted.result()[0].close()
+            raise
+        finally:
+            # An exception in the future refers to this frame: no cycle may stay behind.
+            del accepted

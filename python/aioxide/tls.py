@@ -1,0 +1,228 @@
+"""TLS: asyncio's own protocol (`asyncio.sslproto`) over the native stream transport.
+
+So an `ssl.SSLContext` is obeyed exactly: it is OpenSSL, driven through Python's own objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import socket
+from asyncio import sslproto
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import _aioxide
+from ._room import Room
+from .connect import CONNECTION_CONTEXTS
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+
+    from .server import Server
+
+try:
+    import ssl
+except ImportError:  # a Python without OpenSSL
+    ssl = None  # type: ignore[assignment]
+
+
+def _context_argument(context: contextvars.Context | None) -> dict[str, Any]:
+    """Return the keyword that tells a native transport its context, if it is to have one."""
+    return {} if context is None else {"context": context}
+
+
+class Tls(Room):
+    """Transports, with and without TLS. *Source*: `asyncio.selector_events`."""
+
+    def _make_socket_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        extra: dict[str, Any] | None = None,
+        server: asyncio.Server | None = None,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Transport:
+        """Return a native transport, the owner of `sock` from now on."""
+        self._ensure_fd_no_transport(sock)
+        return _aioxide.StreamTransport(
+            self, sock, protocol, waiter, extra, server, **_context_argument(context)
+        )
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl_module.SSLContext | None,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: asyncio.Server | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Transport:
+        """Return a TLS transport over a native one, the owner of `rawsock` from now on."""
+        self._ensure_fd_no_transport(rawsock)
+        ssl_protocol: Any = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,  # type: ignore[arg-type]
+            waiter,  # type: ignore[arg-type]
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        _aioxide.StreamTransport(
+            self,
+            rawsock,
+            ssl_protocol,
+            extra=extra,
+            server=server,
+            **_context_argument(context),
+        )
+        transport: asyncio.Transport = ssl_protocol._app_transport
+        return transport
+
+    def _accept_ssl(
+        self,
+        sock: socket.socket,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sslcontext: ssl_module.SSLContext,
+        server: Server | None = None,
+        handshake_timeout: float | None = None,
+        shutdown_timeout: float | None = None,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        """Begin TLS on the accepted non-blocking `sock`, of which this is the owner.
+
+        The native accept calls this; errors go where those of an accept go. Times in seconds.
+        """
+        if context is None and CONNECTION_CONTEXTS:
+            context = contextvars.copy_context()
+        begin = self._begin_ssl(
+            sock, protocol_factory, sslcontext, server, handshake_timeout, shutdown_timeout, context
+        )
+        self.create_task(begin, context=context)
+
+    async def _begin_ssl(
+        self,
+        sock: socket.socket,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sslcontext: ssl_module.SSLContext,
+        server: Server | None,
+        handshake_timeout: float | None,
+        shutdown_timeout: float | None,
+        context: contextvars.Context | None,
+    ) -> None:
+        """Handshake of one accepted connection; failures are told to debug mode only."""
+        protocol: asyncio.BaseProtocol | None = None
+        transport: asyncio.Transport | None = None
+        waiter: asyncio.Future[None] | None
+        try:
+            protocol = protocol_factory()
+            waiter = self.create_future()
+            transport = self._make_ssl_transport(
+                sock,
+                protocol,
+                sslcontext,
+                waiter,
+                server_side=True,
+                server=server,
+                ssl_handshake_timeout=handshake_timeout,
+                ssl_shutdown_timeout=shutdown_timeout,
+                context=context,
+            )
+            try:
+                await waiter
+            except BaseException:
+                transport.close()
+                waiter = None  # its exception refers to this frame
+                raise
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if transport is None:
+                sock.close()
+            if self._debug:
+                report: dict[str, Any] = {
+                    "message": "Error on transport creation for incoming connection",
+                    "exception": error,
+                }
+                if protocol is not None:
+                    report["protocol"] = protocol
+                if transport is not None:
+                    report["transport"] = transport
+                self.call_exception_handler(report)
+
+    async def start_tls(  # type: ignore[override]
+        self,
+        transport: asyncio.WriteTransport,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl_module.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> asyncio.Transport:
+        """Upgrade `transport` to TLS; return the transport that `protocol` uses from now on.
+
+        Bytes that a server's StreamReader has already buffered are the handshake's. Times are in
+        seconds. Raises TypeError for transports and contexts that cannot do this.
+        """
+        if ssl is None:
+            raise RuntimeError("Python ssl module is not available")
+        if not isinstance(sslcontext, ssl.SSLContext):
+            raise TypeError(
+                f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}"
+            )
+        if not getattr(transport, "_start_tls_compatible", False):
+            raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+
+        upgraded: Any = transport
+        waiter: asyncio.Future[None] | None = self.create_future()
+        ssl_protocol: Any = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,  # type: ignore[arg-type]
+            server_side,
+            server_hostname,
+            call_connection_made=False,
+            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        # No byte may come to the TLS protocol before its connection_made().
+        upgraded.pause_reading()
+        if server_side:
+            _move_buffered(protocol, ssl_protocol)
+        upgraded.set_protocol(ssl_protocol)
+        made = self.call_soon(ssl_protocol.connection_made, upgraded)
+        resumed = self.call_soon(upgraded.resume_reading)
+        try:
+            assert waiter is not None
+            await waiter
+        except BaseException:
+            upgraded.close()
+            made.cancel()
+            resumed.cancel()
+            waiter = None  # its exception refers to this frame
+            raise
+        result: asyncio.Transport = ssl_protocol._app_transport
+        return result
+
+
+def _move_buffered(protocol: asyncio.BaseProtocol, ssl_protocol: Any) -> None:
+    """Hand what a stream reader received before the upgrade to the TLS protocol."""
+    if not isinstance(protocol, asyncio.StreamReaderProtocol):
+        return
+    reader: Any = getattr(protocol, "_stream_reader", None)
+    if reader is not None and reader._buffer:
+        ssl_protocol._incoming.write(reader._buffer)
+        reader._buffer.clear()

@@ -1,0 +1,177 @@
+"""One CPython test module in one process, with chosen types in the place of asyncio's C ones.
+
+Run as a script by `harness.py`, never imported. CPython's test modules name the C types
+`asyncio.tasks._CTask` and `asyncio.futures._CFuture` and build every pairing and subclass of
+them at import; whatever stands under those two names before the import is what they test. The
+same holds for the names that make loops. Nothing of CPython's is copied: the `test` package of
+the running interpreter is imported.
+
+Input: one JSON object as the only argument (`module`, `task`, `future`, `loop`, `skip`).
+Output: one JSON line per event on the descriptor `AIOXIDE_RESULT_FD`: `start` before a test,
+`done` after it, `end` once. A process that dies leaves a `start` without its `done`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.unix_events
+import faulthandler
+import importlib
+import json
+import os
+import re
+import resource
+import sys
+import unittest
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, TypeAlias
+
+# A CPython test needs a few seconds at most; longer is a hang, shown by its stack.
+TEST_SECONDS_MAX = 60
+PACKAGE = "test.test_asyncio"
+ExcInfo: TypeAlias = (
+    tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+)
+
+
+def resolve(spec: str) -> Any:
+    """Return the object that `module:name` names."""
+    module, _, name = spec.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def replace_types(task: str | None, future: str | None) -> None:
+    """Put the named types where CPython's tests look for the C ones."""
+    if task is not None:
+        asyncio.tasks._CTask = resolve(task)  # type: ignore[attr-defined]
+    if future is not None:
+        asyncio.futures._CFuture = resolve(future)  # type: ignore[attr-defined]
+
+
+def replace_loop(loop: str) -> None:
+    """Make `new_event_loop` and every loop class that tests name give loops of the named class."""
+    base = resolve(loop)
+
+    class SelectorEventLoop(base):  # type: ignore[misc, valid-type]
+        """Takes the selector that tests pass, which has no meaning here."""
+
+        def __init__(self, selector: object = None) -> None:
+            super().__init__()
+
+    for module in (asyncio, asyncio.unix_events):
+        for name in ("SelectorEventLoop", "EventLoop"):
+            if hasattr(module, name):
+                setattr(module, name, SelectorEventLoop)
+    policy: Any = asyncio.unix_events._UnixDefaultEventLoopPolicy  # type: ignore[attr-defined]
+    policy._loop_factory = base
+
+
+class Recorder(unittest.TestResult):
+    """Writes what happens to each test as one line of JSON at once, so that a crash loses none."""
+
+    def __init__(self, emit: Callable[[dict[str, object]], None]) -> None:
+        super().__init__()
+        self._emit = emit
+        self._status = "passed"
+        self._detail = ""
+
+    def startTest(self, test: unittest.TestCase) -> None:
+        super().startTest(test)
+        self._status, self._detail = "passed", ""
+        faulthandler.dump_traceback_later(TEST_SECONDS_MAX, exit=True)
+        self._emit({"event": "start", "id": short_id(test)})
+
+    def stopTest(self, test: unittest.TestCase) -> None:
+        super().stopTest(test)
+        faulthandler.cancel_dump_traceback_later()
+        self._emit(
+            {
+                "event": "done",
+                "id": short_id(test),
+                "status": self._status,
+                "detail": self._detail,
+            }
+        )
+
+    def _failed(self, test: unittest.TestCase, err: ExcInfo) -> None:
+        text = self._exc_info_to_string(err, test)  # type: ignore[attr-defined]
+        if self.testsRun == 0 or not isinstance(test, unittest.TestCase):
+            # An error of a class or module fixture belongs to no test.
+            self._emit({"event": "done", "id": str(test), "status": "failed", "detail": text})
+            return
+        self._status = "failed"
+        self._detail = f"{self._detail}{text}"
+
+    def addError(self, test: unittest.TestCase, err: ExcInfo) -> None:
+        self._failed(test, err)
+
+    def addFailure(self, test: unittest.TestCase, err: ExcInfo) -> None:
+        self._failed(test, err)
+
+    def addSubTest(
+        self, test: unittest.TestCase, subtest: unittest.TestCase, err: ExcInfo | None
+    ) -> None:
+        if err is not None:
+            self._failed(test, err)
+
+    def addSkip(self, test: unittest.TestCase, reason: str) -> None:
+        self._status, self._detail = "skipped", reason
+
+    def addUnexpectedSuccess(self, test: unittest.TestCase) -> None:
+        self._status, self._detail = "failed", "unexpected success"
+
+
+def short_id(test: unittest.TestCase) -> str:
+    """Return `test_tasks.Class.test_name`: the id without the package."""
+    return test.id().removeprefix(f"{PACKAGE}.")
+
+
+def about_python_types(test: unittest.TestCase) -> bool:
+    """Whether the test's class is about the pure-Python types alone, as `PyTask_PyFuture_Tests`."""
+    name = type(test).__name__
+    return bool(re.search(r"Py(Task|Future|Eager|Free|Intro|Current)|Py$", name)) and not re.search(
+        r"C(Task|Future)", name
+    )
+
+
+def flatten(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
+    """Yield the tests of a suite in order."""
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            yield from flatten(item)
+        else:
+            yield item
+
+
+def main(request: dict[str, Any]) -> None:
+    """Run the requested module; see the head of this file."""
+    # A crash is reported by its traceback; writing a core file takes seconds.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    descriptor = int(os.environ.pop("AIOXIDE_RESULT_FD"))
+    os.set_inheritable(descriptor, False)
+    with os.fdopen(descriptor, "w", buffering=1) as lines:
+
+        def emit(event: dict[str, object]) -> None:
+            print(json.dumps(event), file=lines)
+
+        replace_types(request["task"], request["future"])
+        if request["loop"] is not None:
+            replace_loop(request["loop"])
+        try:
+            module = importlib.import_module(f"{PACKAGE}.{request['module']}")
+        except unittest.SkipTest as reason:
+            emit({"event": "end", "skipped": str(reason)})
+            return
+        skip = frozenset(request["skip"])
+        tests = unittest.TestSuite(
+            test
+            for test in flatten(unittest.defaultTestLoader.loadTestsFromModule(module))
+            if short_id(test) not in skip and not about_python_types(test)
+        )
+        tests.run(Recorder(emit))
+        emit({"event": "end"})
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

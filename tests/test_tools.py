@@ -1,0 +1,66 @@
+"""What stands around the code: the finder of interpreters, the verbs of make, the CI script."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def find_pythons(tmp_path: Path, *named: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs the finder where there is no other interpreter than the ones named."""
+    env = {
+        "AIOXIDE_PYTHONS": os.pathsep.join(map(str, named)),
+        "PATH": str(tmp_path),
+        "PYENV_ROOT": str(tmp_path),
+    }
+    command = [sys.executable, "-I", str(ROOT / "tools" / "pythons.py")]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def script(path: Path, text: str) -> Path:
+    """Writes a program that stands for an interpreter."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_finder_finds_this_interpreter_once(tmp_path: Path) -> None:
+    found = find_pythons(tmp_path, sys.executable, tmp_path / "absent", sys.executable)
+    assert found.stdout == f"{VERSION} {sys.executable}\n"
+    assert found.returncode == 0
+
+
+def test_finder_leaves_out_what_it_cannot_use(tmp_path: Path) -> None:
+    old = script(tmp_path / "old", "echo 3.10")
+    broken = script(tmp_path / "broken", f"echo {VERSION}; exit 1")
+    found = find_pythons(tmp_path, old, broken)
+    assert found.stdout == ""
+    assert found.returncode == 1
+    assert "no supported Python" in found.stderr
+
+
+def test_finder_sorts_by_version(tmp_path: Path) -> None:
+    newer = script(tmp_path / "newer", "echo 3.15")
+    older = script(tmp_path / "older", "echo 3.11")
+    found = find_pythons(tmp_path, newer, older)
+    assert found.stdout.splitlines() == [f"3.11 {older}", f"3.15 {newer}"]
+
+
+def test_make_alone_lists_the_verbs() -> None:
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    listed = subprocess.run(["make"], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    verbs = set(re.findall(r"^  ([a-z-]+) +\S", listed.stdout, re.MULTILINE))
+    promised = {"dev", "demo", "test", "test-all", "lint", "miri", "loom", "fuzz", "bench", "docs"}
+    assert promised <= verbs
+
+
+def test_ci_calls_the_verbs_of_the_makefile() -> None:
+    ci = ROOT / ".ci" / "run"
+    assert os.access(ci, os.X_OK)
+    assert "make lint test" in ci.read_text()
