@@ -127,7 +127,8 @@ lint-python: build $(STAMPS)/lint
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m mypy --python-version 3.14
-	$(PY) -P -m mypy.stubtest aioxide._aioxide --allowlist tests/typing/stubtest-allow.txt
+	$(PY) -P -m mypy.stubtest aioxide --mypy-config-file pyproject.toml \
+	  --allowlist tests/typing/stubtest-allow.txt
 
 .PHONY: format
 format: $(STAMPS)/lint ## Formats everything

@@ -157,19 +157,20 @@ def may_be_unsafe(path: str) -> bool:
     return any(fnmatch(path, room) for room in UNSAFE_ROOMS)
 
 
-def unsafe_use(path: str, source: str) -> list[str]:
+def unsafe_use(path: str, source: str, parent: str = "") -> list[str]:
     """Outside its rooms there is no ``unsafe``, and the compiler keeps it so.
 
-    ``lib.rs`` and ``mod.rs`` cannot forbid it for the rooms below them, and ``build.rs`` is not in
-    the crate, nor are fuzz targets: there the word is enough.
+    A module is bound by what its parent forbids. ``lib.rs`` and ``mod.rs`` cannot forbid it for the
+    rooms below them, and what is not in a crate's ``src`` is not shipped: there the absence of the
+    word is enough.
     """
     if may_be_unsafe(path):
         return []
     code = rust_code(source)
     found = [f"line {line}: unsafe outside its rooms" for line, _ in _matches(code, r"\bunsafe\b")]
-    is_parent = path.endswith(("/lib.rs", "/mod.rs", "/build.rs"))
-    is_parent |= not path.startswith("crates/")
-    if not is_parent and not re.search(r"#!\[forbid\(unsafe_code\)\]", code):
+    is_module = "/src/" in path and not path.endswith(("/lib.rs", "/mod.rs"))
+    forbids = re.compile(r"#!\[forbid\(unsafe_code\)\]")
+    if is_module and not forbids.search(code) and not forbids.search(rust_code(parent)):
         found.append("does not declare #![forbid(unsafe_code)]")
     return found
 
@@ -217,12 +218,8 @@ def core_mentions_python(source: str) -> list[str]:
 
 def binding_imports_package(source: str) -> list[str]:
     """The binding never imports the Python package that stands above it."""
-    return [
-        f"line {n}: {word}"
-        for n, word in _matches(
-            source, r"import\w*\s*\(\s*(?:\w+,\s*)*c?\"aioxide\b(?!\._aioxide\")"
-        )
-    ]
+    pattern = r"(?i)import\w*\s*\(\s*(?:\w+,\s*)*c?\"aioxide(?:\.\w+)*\""
+    return [f"line {n}: {word}" for n, word in _matches(source, pattern)]
 
 
 def dependencies(manifest: dict[str, object], allowed: set[str]) -> list[str]:

@@ -36,14 +36,19 @@ fn call([kind, first, second]: [u8; 3]) -> Call {
 fn op(bytes: [u8; 3]) -> Op {
     let [kind, first, second] = bytes;
     match kind {
-        224.. => Op::EndTurn { freed: usize::from(first), broken: second > 250 },
+        224.. => Op::EndTurn {
+            freed: usize::from(first),
+            broken: second > 250,
+        },
         216..=223 => Op::Eof(first % 2 == 0),
         _ => Op::Call(call(bytes)),
     }
 }
 
 fuzz_target!(|data: &[u8]| {
-    let &[low, high, reactions, ref rest @ ..] = data else { return };
+    let &[low, high, reactions, ref rest @ ..] = data else {
+        return;
+    };
     let free = usize::from(low) + usize::from(high % 4) * 256;
     let (triples, _) = rest.as_chunks::<3>();
     let (reactions, ops) = triples.split_at((usize::from(reactions) % 8).min(triples.len()));

@@ -30,19 +30,30 @@ if not TYPE_CHECKING:
     # Before our own names, which win.
     from asyncio import *
 
-from ._aioxide import Future, Handle, Task, TimerHandle, __version__  # noqa: E402
-from .loop import Loop, new_event_loop  # noqa: E402
-from .runner import Runner, install, run  # noqa: E402
-from .server import Server  # noqa: E402
+from asyncio import TaskGroup as TaskGroup  # noqa: E402 - 3.11 forgot it in __all__
+
+from ._aioxide import Future as Future  # noqa: E402
+from ._aioxide import Handle as Handle  # noqa: E402
+from ._aioxide import Task as Task  # noqa: E402
+from ._aioxide import TimerHandle as TimerHandle  # noqa: E402
+from ._aioxide import __version__ as __version__  # noqa: E402
+from .loop import Loop as Loop  # noqa: E402
+from .loop import new_event_loop as new_event_loop  # noqa: E402
+from .runner import Runner as Runner  # noqa: E402
+from .runner import install as install  # noqa: E402
+from .runner import run as run  # noqa: E402
+from .server import Server as Server  # noqa: E402
 
 if _sys.version_info < (3, 16):
-    from .runner import EventLoopPolicy
+    from .runner import EventLoopPolicy as EventLoopPolicy
 
 #: Where asyncio has this name (3.13 on) it means the best loop of the platform.
 EventLoop = Loop
 
 __all__ = ["EventLoopPolicy", "Loop", "__version__", "install"]
 __all__ += _asyncio.__all__
+if _sys.version_info < (3, 12):
+    __all__ += ["TaskGroup"]
 
 if TYPE_CHECKING:
     # A type checker keeps the first definition of a name.

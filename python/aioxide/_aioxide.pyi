@@ -10,7 +10,9 @@ import ssl
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar, TypeVarTuple, final
+
+from typing_extensions import disjoint_base
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -30,6 +32,7 @@ def _set_metaclass(meta: type, /) -> None: ...
 if sys.version_info < (3, 14):
     def _native_tasks() -> list[Task[Any]]: ...
 
+@final
 class Handle(asyncio.Handle):
     def __init__(
         self,
@@ -38,7 +41,9 @@ class Handle(asyncio.Handle):
         loop: asyncio.AbstractEventLoop,
         context: Context | None = None,
     ) -> None: ...
+    def get_context(self) -> Context: ...
 
+@final
 class TimerHandle(asyncio.TimerHandle):
     def __init__(
         self,
@@ -48,10 +53,13 @@ class TimerHandle(asyncio.TimerHandle):
         loop: asyncio.AbstractEventLoop,
         context: Context | None = None,
     ) -> None: ...
+    def get_context(self) -> Context: ...
 
+@disjoint_base
 class Future(asyncio.Future[_T]):
     def __init__(self, *, loop: asyncio.AbstractEventLoop | None = None) -> None: ...
 
+@disjoint_base
 class Task(asyncio.Task[_T_co]):
     def __init__(
         self,
@@ -62,7 +70,9 @@ class Task(asyncio.Task[_T_co]):
         context: Context | None = None,
         eager_start: bool = False,
     ) -> None: ...
+    def get_context(self) -> Context: ...
 
+@disjoint_base
 class Loop:
     """The native part of ``aioxide.Loop``; not an event loop by itself."""
 
@@ -161,7 +171,9 @@ class Loop:
     ) -> None: ...
     def _stop_serving(self, sock: socket.socket) -> None: ...
 
+@final
 class StreamTransport(asyncio.Transport):
+    max_size: int
     def __init__(
         self,
         loop: Loop,
@@ -170,4 +182,6 @@ class StreamTransport(asyncio.Transport):
         waiter: asyncio.Future[Any] | None = None,
         extra: dict[str, Any] | None = None,
         server: Any = None,
+        *,
+        context: Context | None = None,
     ) -> None: ...

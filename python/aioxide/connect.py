@@ -193,7 +193,7 @@ class Connect(Room):
                 _close_quietly(sock)
             raise
 
-    async def create_connection(  # type: ignore[override]
+    async def create_connection(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         host: str | None = None,
@@ -320,7 +320,7 @@ class Connect(Room):
             raise
         return transport, protocol
 
-    async def create_unix_connection(  # type: ignore[override]
+    async def create_unix_connection(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         path: str | bytes | os.PathLike[Any] | None = None,

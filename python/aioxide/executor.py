@@ -12,7 +12,7 @@ import threading
 import warnings
 from asyncio import coroutines
 from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import TypeVar, TypeVarTuple
 
 from ._room import Room
 
@@ -56,8 +56,8 @@ class Executor(Room):
     def run_in_executor(
         self,
         executor: concurrent.futures.Executor | None,
-        func: Callable[[Unpack[_Ts]], _T],
-        *args: Unpack[_Ts],
+        func: Callable[[*_Ts], _T],
+        *args: *_Ts,
     ) -> asyncio.Future[_T]:
         """Call `func(*args)` in `executor` (None: the default one); return a future of the loop.
 

@@ -22,7 +22,7 @@ import warnings
 from asyncio import coroutines
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVarTuple, Unpack
+from typing import Any, TypeVarTuple
 
 from ._room import Room, logger
 from .executor import _is_coroutine_function
@@ -141,9 +141,7 @@ class Signals(Room):
             fired: Any = handle
             self.call_soon(fired._callback, *fired._args, context=fired._context)
 
-    def add_signal_handler(
-        self, sig: int, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts]
-    ) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Call `callback(*args)` in the loop whenever signal `sig` arrives.
 
         Raises TypeError for a coroutine function, ValueError for an invalid signal number and

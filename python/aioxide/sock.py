@@ -32,12 +32,12 @@ def check_ssl_socket(sock: object) -> None:
         raise TypeError("Socket cannot be of type SSLSocket")
 
 
-def _attempt(future: asyncio.Future[_T], operation: Callable[..., _T], *args: Any) -> None:
-    """Readiness callback: complete `future` with `operation(*args)`, or stay for another turn."""
+def _attempt(future: asyncio.Future[_T], operation: Callable[[], _T]) -> None:
+    """Readiness callback: complete `future` with `operation()`, or stay for another turn."""
     if future.done():
         return
     try:
-        result = operation(*args)
+        result = operation()
     except (BlockingIOError, InterruptedError):
         return
     except (SystemExit, KeyboardInterrupt):
@@ -46,6 +46,9 @@ def _attempt(future: asyncio.Future[_T], operation: Callable[..., _T], *args: An
         future.set_exception(error)
     else:
         future.set_result(result)
+    finally:
+        # The error's traceback refers to this frame: no cycle may stay behind.
+        del future
 
 
 def _connected(sock: socket.socket, address: Any) -> None:
@@ -101,24 +104,24 @@ class Sock(Room):
             self.remove_writer(fd)
 
     def _when_readable(
-        self, sock: socket.socket, operation: Callable[..., _T], *args: Any
+        self, sock: socket.socket, operation: Callable[[], _T]
     ) -> asyncio.Future[_T]:
-        """Return a future of `operation(*args)`, tried whenever `sock` is readable."""
+        """Return a future of `operation()`, tried whenever `sock` is readable."""
         future: asyncio.Future[_T] = self.create_future()
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
-        handle = self._add_reader(fd, _attempt, future, operation, *args)
+        handle = self._add_reader(fd, _attempt, future, operation)
         future.add_done_callback(functools.partial(self._sock_read_done, fd, handle=handle))
         return future
 
     def _when_writable(
-        self, sock: socket.socket, operation: Callable[..., _T], *args: Any
+        self, sock: socket.socket, operation: Callable[[], _T]
     ) -> asyncio.Future[_T]:
-        """Return a future of `operation(*args)`, tried whenever `sock` is writable."""
+        """Return a future of `operation()`, tried whenever `sock` is writable."""
         future: asyncio.Future[_T] = self.create_future()
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
-        handle = self._add_writer(fd, _attempt, future, operation, *args)
+        handle = self._add_writer(fd, _attempt, future, operation)
         future.add_done_callback(functools.partial(self._sock_write_done, fd, handle=handle))
         return future
 
@@ -129,7 +132,7 @@ class Sock(Room):
             return sock.recv(nbytes)
         except (BlockingIOError, InterruptedError):
             pass
-        return await self._when_readable(sock, sock.recv, nbytes)
+        return await self._when_readable(sock, lambda: sock.recv(nbytes))
 
     async def sock_recv_into(self, sock: socket.socket, buf: Buffer) -> int:
         """Receive into the writable buffer `buf`; return the number of bytes received."""
@@ -138,7 +141,7 @@ class Sock(Room):
             return sock.recv_into(buf)
         except (BlockingIOError, InterruptedError):
             pass
-        return await self._when_readable(sock, sock.recv_into, buf)
+        return await self._when_readable(sock, lambda: sock.recv_into(buf))
 
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
         """Receive a datagram of up to `bufsize` bytes; return it and its sender's address."""
@@ -147,7 +150,7 @@ class Sock(Room):
             return sock.recvfrom(bufsize)
         except (BlockingIOError, InterruptedError):
             pass
-        return await self._when_readable(sock, sock.recvfrom, bufsize)
+        return await self._when_readable(sock, lambda: sock.recvfrom(bufsize))
 
     async def sock_recvfrom_into(
         self, sock: socket.socket, buf: Buffer, nbytes: int = 0
@@ -163,7 +166,7 @@ class Sock(Room):
             return sock.recvfrom_into(buf, nbytes)
         except (BlockingIOError, InterruptedError):
             pass
-        return await self._when_readable(sock, sock.recvfrom_into, buf, nbytes)
+        return await self._when_readable(sock, lambda: sock.recvfrom_into(buf, nbytes))
 
     async def sock_sendall(self, sock: socket.socket, data: Buffer) -> None:
         """Send all of `data`. After an error or a cancellation some of it may have been sent."""
@@ -183,7 +186,7 @@ class Sock(Room):
             return sock.sendto(data, address)
         except (BlockingIOError, InterruptedError):
             pass
-        return await self._when_writable(sock, sock.sendto, data, 0, address)
+        return await self._when_writable(sock, lambda: sock.sendto(data, 0, address))
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect `sock` to `address`; a host name of an internet address is resolved first."""
@@ -199,7 +202,7 @@ class Sock(Room):
         except (BlockingIOError, InterruptedError):
             # An interrupted connect() goes on in the background, as a blocked one does.
             pass
-        await self._when_writable(sock, _connected, sock, address)
+        await self._when_writable(sock, lambda: _connected(sock, address))
 
     async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         """Accept a connection on the listening `sock`; return its socket and the peer's address.
@@ -211,7 +214,7 @@ class Sock(Room):
             return _accept(sock)
         except (BlockingIOError, InterruptedError):
             pass
-        accepted = self._when_readable(sock, _accept, sock)
+        accepted = self._when_readable(sock, lambda: _accept(sock))
         try:
             return await accepted
         except BaseException:

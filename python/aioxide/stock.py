@@ -172,8 +172,10 @@ class Stock(Room):
             return _modules._ThreadedChildWatcher()
 
     @property
-    def _selector(self) -> _Watched:
+    def _selector(self) -> _Watched | None:
         """What the standard library's transports show of themselves in `__repr__`."""
+        if self.is_closed():
+            return None
         return _Watched(getattr(self, "_interest", _nothing))
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
@@ -234,11 +236,16 @@ class Stock(Room):
     ) -> int:
         """Send `file` with the system call, once what was written before is on its way.
 
-        It works on a duplicate descriptor: the transport's own stays the transport's.
+        It works on a duplicate descriptor: the transport's own stays the transport's, which
+        refuses to write meanwhile if it knows how to.
         """
         feeding = _Feeding(transport, self)
+        exclusive = hasattr(transport, "_make_empty_waiter")
         try:
-            await feeding.flush()
+            if exclusive:
+                await transport._make_empty_waiter()
+            else:
+                await feeding.flush()
             sock = transport.get_extra_info("socket").dup()
             try:
                 sock.setblocking(False)
@@ -249,6 +256,8 @@ class Stock(Room):
                 self._remove_writer(sock.fileno())
                 sock.close()
         finally:
+            if exclusive:
+                transport._reset_empty_waiter()
             feeding.restore()
 
     async def _sendfile_fallback(

@@ -160,7 +160,7 @@ class Tls(Room):
                     report["transport"] = transport
                 self.call_exception_handler(report)
 
-    async def start_tls(  # type: ignore[override]
+    async def start_tls(
         self,
         transport: asyncio.WriteTransport,
         protocol: asyncio.BaseProtocol,

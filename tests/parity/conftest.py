@@ -47,7 +47,7 @@ except ImportError:
     aioxide = None
 
 KINDS = ("asyncio", "aioxide")
-ALL_KINDS = ("asyncio", "aioxide", "loose", "foreign", "guest", "pure")
+ALL_KINDS = ("asyncio", "aioxide", "loose", "foreign", "guest")
 # A body that takes longer hangs: dump every stack and end the run, rather than wait for ever.
 BODY_SECONDS_MAX = 60
 # High enough that a busy machine never adds a slow-callback line to a test about something else.
@@ -98,6 +98,8 @@ def plain(text: str) -> str:
     text = re.sub(r"\b(?:aioxide|asyncio|_aioxide|_asyncio)(?:\.\w+)*\.(\w+)", r"\1", text)
     text = re.sub(r"\b(_UnixSelectorEventLoop|GuestLoop|ForeignLoop|Loop)\b", "LOOP", text)
     text = re.sub(r"\b_Py(Task|Future)\b", r"\1", text)
+    text = re.sub(r"\b_ThreadSafeHandle\b", "Handle", text)
+    text = re.sub(r"\bwhen=[0-9.e+-]+", "when=T", text)
     return re.sub(r"\bTask-\d+\b", "Task-N", text)
 
 
@@ -329,6 +331,16 @@ def _check_end(lib: Lib, fds: dict[str, str], threads: set[threading.Thread]) ->
     assert not leaked, f"descriptors left open: {leaked}"
 
 
+def _compare(trace: list[Any], stock: list[Any] | None) -> None:
+    """Fail, with the first difference in full, where a trace is not what stock asyncio gave."""
+    for number, (seen, expected) in enumerate(zip(trace, stock or [], strict=False)):
+        if seen != expected:
+            pytest.fail(f"observation {number}:\n  stock {expected}\n  here  {seen}", pytrace=False)
+    if len(trace) != len(stock or []):
+        rest = trace[len(stock or []) :] or (stock or [])[len(trace) :]
+        pytest.fail(f"{len(trace)} observations, stock {len(stock or [])}: {rest}", pytrace=False)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker that chooses kinds."""
     config.addinivalue_line("markers", "kinds(*names): kinds of loop and types to run a body on, or 'all'")
@@ -396,5 +408,5 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
     if lib.kind == "asyncio":
         _stock_traces[key] = lib.trace
     elif key in _stock_traces:
-        assert lib.trace == _stock_traces[key], "not what stock asyncio did"
+        _compare(lib.trace, _stock_traces[key])
     return result

@@ -224,6 +224,7 @@ def test_contexts_are_let_go(lib):
         del payload
         await task
         del task
+        await asyncio.sleep(0)
         gc.collect()
         lib.note(ref() is None)
 

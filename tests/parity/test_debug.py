@@ -132,7 +132,8 @@ def test_slow_done_callback_is_logged(lib):
     lib.turns()
     lines = [r.getMessage() for r in lib.records if "Executing" in r.getMessage()]
     lib.records.clear()
-    lib.note([line.split(" took ")[0] for line in lines])
+    # Which line of its source a future shows is the loop's own affair.
+    lib.note([line.split(" took ")[0].split("(")[0] for line in lines])
 
 
 def test_fast_callbacks_and_no_debug_are_not_logged(lib):
@@ -365,7 +366,7 @@ def test_repr_of_a_task_in_debug(lib):
         lib.note(repr(task))
         await task
         lib.note(repr(task))
-        future = lib.loop.create_future()
+        future = lib.Future()
         lib.note(repr(future))
         future.cancel()
 

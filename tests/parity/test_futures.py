@@ -13,6 +13,9 @@ import pytest
 
 pytestmark = pytest.mark.kinds("all")
 
+# The iterator of early versions answers a send() after the end with a SystemError.
+SOUND_ITERATORS = sys.version_info >= (3, 13)
+
 
 def callback(future):
     """Have a name and a place that a repr can show."""
@@ -309,13 +312,15 @@ def test_throw_into_a_waiting_iterator(lib):
         waiting = iter(future)
         next(waiting)
         lib.catch(waiting.throw, error)
-        lib.catch(waiting.send, None)
+        if SOUND_ITERATORS:
+            lib.catch(waiting.send, None)
         future.cancel()
     future = lib.loop.create_future()
     waiting = iter(future)
     next(waiting)
     lib.note(waiting.close())
-    lib.catch(waiting.send, None)
+    if SOUND_ITERATORS:
+        lib.catch(waiting.send, None)
     fresh = iter(future)
     lib.catch(fresh.throw, ValueError("before the first step"))
     for bad in (None, 5, "text", int):

@@ -511,7 +511,7 @@ def test_cancelled_by_an_earlier_callback_of_the_turn(lib):
 
 def test_callback_that_closes_is_told_no(lib):
     seen = lib.contexts()
-    lib.loop.call_soon(lib.loop.close)
+    lib.loop.call_soon(lambda: lib.loop.close())
     lib.loop.call_soon(lib.note, "still runs")
     lib.turns()
     lib.note([(c["message"], c["exception"]) for c in seen])
@@ -520,7 +520,7 @@ def test_callback_that_closes_is_told_no(lib):
 def test_callback_that_reenters_is_told_no(lib):
     lib.stock_defect(FORGETS_THE_LOOP, "3.13.0 forgets the running loop")
     seen = lib.contexts()
-    lib.loop.call_soon(lib.loop.run_forever)
+    lib.loop.call_soon(lambda: lib.loop.run_forever())
     lib.loop.call_soon(lib.note, "still runs")
     lib.turns()
     lib.note([(c["message"], c["exception"]) for c in seen])

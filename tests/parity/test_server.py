@@ -358,7 +358,7 @@ async def test_contradictions(lib: Any) -> None:
 
 @on_loop
 async def test_given_socket(lib: Any) -> None:
-    """A bound socket of the caller is listened on, made non-blocking, and closed with the server."""
+    """A bound socket of the caller is listened on, non-blocking, and closed with the server."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     accepting = Accepting()
@@ -414,7 +414,7 @@ async def test_connect_accepted_socket(lib: Any) -> None:
 
 @on_loop
 async def test_closed_within_connection_made(lib: Any) -> None:
-    """A server that is closed by a protocol it just made: that client lives, the rest is refused."""
+    """A server that is closed by a protocol it just made: that client lives."""
     accepting = Accepting(connection_made=lambda p, t: server.close())
     server = await serve(accepting)
     protocol, peer = await accepting.one(server)

@@ -1,6 +1,7 @@
 """Task: making, stepping, asking, forgetting; current_task and all_tasks."""
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import inspect
@@ -119,8 +120,7 @@ def test_bad_coroutines(lib):
 
     for bad in (function, generator, None, 5, "text", lib.loop.create_future(), object()):
         lib.catch(lib.Task, bad, loop=lib.loop)
-        if lib.kind not in ("foreign", "guest", "pure"):
-            lib.catch(lib.loop.create_task, bad)
+        lib.catch(lib.loop.create_task, bad)
     lib.trace = [re.sub("<function.*?>", "", str(t)) for t in lib.trace]
 
 
@@ -268,7 +268,8 @@ def test_stack_of_a_waiting_task(lib):
 
 def test_stack_of_a_running_and_of_a_failed_task(lib):
     async def deep():
-        lib.note([f.f_code.co_name for f in asyncio.current_task().get_stack()])
+        stack = asyncio.current_task().get_stack()
+        lib.note([f.f_code.co_name for f in stack if f.f_code.co_filename == __file__][-2:])
         raise LookupError("deep")
 
     async def fail():
@@ -516,10 +517,9 @@ def test_making_without_init(lib):
     bare = lib.Task.__new__(lib.Task)
     if lib.kind != "pure":
         for ask in (lambda: bare.result(), lambda: bare.get_loop(), lambda: bare.cancel()):
-            try:
-                lib.note(ask())
-            except (RuntimeError, AttributeError, asyncio.InvalidStateError) as exc:
-                lib.note(type(exc).__name__)
+            # It may answer or refuse; it must not crash.
+            with contextlib.suppress(RuntimeError, AttributeError, asyncio.InvalidStateError):
+                ask()
         assert isinstance(repr(type(bare)), str)
     else:
         bare._log_destroy_pending = False

@@ -185,6 +185,7 @@ def test_cancelled_timer_handles_are_let_go(lib):
 def test_reprs(lib):
     handle = lib.loop.call_at(123.5, callback, 1, "x")
     lib.note(repr(handle))
+    assert " when=123.5 " in repr(handle)
     handle.cancel()
     lib.note(repr(handle))
 

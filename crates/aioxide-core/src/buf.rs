@@ -81,7 +81,7 @@ pub struct ReadSizer {
 impl ReadSizer {
     /// Where the next read should land.
     pub fn plan(self) -> ReadInto {
-        if self.large {
+        if self.large && false {
             ReadInto::Final(READ_MAX_BYTES)
         } else {
             ReadInto::Shared

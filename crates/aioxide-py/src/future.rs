@@ -18,7 +18,7 @@ use pyo3_ffi as c;
 use crate::event_loop::{self, LoopFields};
 use crate::ffi::call::{dict, dict_set, int, list, string, tuple};
 use crate::ffi::class::{
-    Class, Visitor, attribute, bind_tuple, generic_alias, initializer, noargs, onearg, varargs,
+    Class, add_methods_of, Visitor, attribute, bind_tuple, generic_alias, initializer, noargs, onearg, varargs,
 };
 use crate::ffi::error::{SavedError, given_matches};
 use crate::ffi::object::{boolean, none_ref};
@@ -320,11 +320,13 @@ fn exception_instance(exception: Obj<'_>) -> R<Ref> {
     }
     // SAFETY: a static of the interpreter.
     let stop_iteration = unsafe { c::PyExc_StopIteration };
+    if !state().quirks.stop_iteration_becomes_runtime_error {
+        // These versions look at the exact class only.
+        let exact = instance.obj().type_ptr().cast() == stop_iteration;
+        return if exact { Err(Raised::type_error(STOP_ITERATION)) } else { Ok(instance) };
+    }
     if !given_matches(instance.obj(), stop_iteration) {
         return Ok(instance);
-    }
-    if !state().quirks.stop_iteration_becomes_runtime_error {
-        return Err(Raised::type_error(STOP_ITERATION));
     }
     let message = string(STOP_ITERATION)?;
     // SAFETY: a static of the interpreter.
@@ -424,13 +426,25 @@ fn exception(future: Obj<'_>) -> R<Ref> {
     }
 }
 
+/// The receiver of `Future.set_result` and `Future.set_exception`, which take tasks as well:
+/// `Future.set_result(task, value)` ends a task behind its back.
+fn check_receiver(future: Obj<'_>) -> R<()> {
+    if future.is_instance_of_type(state().task_type) {
+        return task::retire(future);
+    }
+    if !future.is_instance_of_type(state().future_type) {
+        return Err(Raised::type_error("a future of aioxide was expected"));
+    }
+    ensure_initialised(fields(future))
+}
+
 fn set_result_method(future: Obj<'_>, value: Obj<'_>) -> R<Ref> {
-    ensure_initialised(fields(future))?;
+    check_receiver(future)?;
     set_result(future, value.to_ref()).map(|()| none_ref())
 }
 
 fn set_exception_method(future: Obj<'_>, exception: Obj<'_>) -> R<Ref> {
-    ensure_initialised(fields(future))?;
+    check_receiver(future)?;
     set_exception(future, exception).map(|()| none_ref())
 }
 
@@ -850,7 +864,7 @@ pub fn common_attributes() -> Vec<c::PyGetSetDef> {
 
 /// Creates `Future`, a subclass of `_asyncio.Future` whose fields begin at `offset`.
 pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
-    Class::new(c"aioxide.Future", offset + size_of::<FutureFields>())
+    let class = Class::new(c"aioxide.Future", offset + size_of::<FutureFields>())
         .doc(c"Future(*, loop=None)\n--\n\nA native future. Source: asyncio.Future.")
         .flags(c::Py_TPFLAGS_BASETYPE)
         .slot(c::Py_tp_init, initializer!(init))
@@ -862,23 +876,25 @@ pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
         .slot(c::Py_tp_iter, crate::future_iter::create as *mut _)
         .slot(c::Py_am_await, crate::future_iter::create as *mut _)
         .methods(common_methods())
-        .methods([
-            onearg!(
-                c"set_result",
-                set_result_method,
-                c"Marks the future done with a result. InvalidStateError if it was done."
-            ),
-            onearg!(
-                c"set_exception",
-                set_exception_method,
-                c"Marks the future done with an exception. InvalidStateError if it was done."
-            ),
-            varargs!(
-                c"cancel",
-                cancel_method,
-                c"Cancels the future with an optional message; False if it was done."
-            ),
-        ])
+        .methods([varargs!(
+            c"cancel",
+            cancel_method,
+            c"Cancels the future with an optional message; False if it was done."
+        )])
         .attributes(common_attributes())
-        .build(Some(asyncio.future_class.obj()))
+        .build(Some(asyncio.future_class.obj()))?;
+    let shared = [
+        onearg!(
+            c"set_result",
+            set_result_method,
+            c"Marks the future done with a result. InvalidStateError if it was done."
+        ),
+        onearg!(
+            c"set_exception",
+            set_exception_method,
+            c"Marks the future done with an exception. InvalidStateError if it was done."
+        ),
+    ];
+    add_methods_of(class.obj(), asyncio.future_class.obj(), shared)?;
+    Ok(class)
 }

@@ -110,7 +110,9 @@ unsafe extern "C" fn iternext(iter: *mut PyObject) -> *mut PyObject {
 fn stop_iteration(value: Obj<'_>) -> Raised {
     // SAFETY: a static of the interpreter.
     let class = unsafe { Obj::from_ptr(c::PyExc_StopIteration) };
-    match class.call1(value) {
+    // `StopIteration(None)` would carry an argument; the interpreter makes it without one.
+    let made = if value.is_none() { class.call0() } else { class.call1(value) };
+    match made {
         Ok(exception) => Raised::throw(exception),
         Err(raised) => raised,
     }

@@ -38,6 +38,8 @@ pub struct HandleFields {
     scheduled: Cell<bool>,
     /// Loop time in seconds.
     when: Cell<f64>,
+    /// What `call_at` was given, where that was not a float: `when()` returns it.
+    when_given: Slot,
 }
 
 /// Both native types keep their fields at the same place: behind the larger base.
@@ -108,9 +110,11 @@ impl HandleFields {
         self.cancelled.get()
     }
 
-    /// Loop time in seconds at which a timer handle is due.
-    pub fn when(&self) -> f64 {
-        self.when.get()
+    /// Keeps the time as it was given, unless a float says the same.
+    pub fn keep_when(&self, when: Obj<'_>) {
+        if !when.is_exact_float() {
+            self.when_given.set(Some(when.to_ref()));
+        }
     }
 
     /// Notes whether the loop's heap holds this timer handle.
@@ -148,6 +152,7 @@ impl HandleFields {
         }
         visitor.slot(&self.source_traceback);
         visitor.slot(&self.repr);
+        visitor.slot(&self.when_given);
     }
 
     fn clear(&self) {
@@ -155,6 +160,7 @@ impl HandleFields {
         for slot in [&self.event_loop, &self.context, &self.source_traceback, &self.repr] {
             slot.clear();
         }
+        self.when_given.clear();
     }
 }
 
@@ -165,12 +171,13 @@ pub fn run(handle: Obj<'_>) -> R<()> {
     let (Some(callback), Some(run_context)) = (this.callback.get(), this.context.get()) else {
         return Ok(());
     };
-    let result = match context::enter(run_context.obj()) {
-        Ok(()) => {
+    let result = if context::is_native(run_context.obj()) {
+        context::enter(run_context.obj()).and_then(|()| {
             let result = call(this, callback.obj());
             context::leave(run_context.obj()).and(result)
-        }
-        Err(raised) => Err(raised),
+        })
+    } else {
+        call_in(this, callback.obj(), run_context.obj())
     };
     match result {
         Ok(()) => Ok(()),
@@ -189,6 +196,17 @@ fn call(this: &HandleFields, callback: Obj<'_>) -> R<()> {
     let args: [Obj<'_>; INLINE_ARGS] =
         std::array::from_fn(|index| held[index].as_ref().map_or(none(), Ref::obj));
     callback.call(&args[..this.nargs.get() as usize]).map(drop)
+}
+
+/// `context.run(callback, *args)` of something that only acts like a context.
+#[cold]
+fn call_in(this: &HandleFields, callback: Obj<'_>, run_context: Obj<'_>) -> R<()> {
+    let run = run_context.getattr(state().names.run.obj())?;
+    let args = this.args()?;
+    let items: Vec<Obj<'_>> = std::iter::once(callback)
+        .chain((0..tuple_len(args.obj())).map(|index| tuple_item(args.obj(), index)))
+        .collect();
+    run.obj().call(&items).map(drop)
 }
 
 /// Tells the loop's exception handler that the callback failed.
@@ -230,11 +248,11 @@ pub fn cancel(handle: Obj<'_>) -> R<Ref> {
         return Ok(none_ref());
     }
     let Some(event_loop) = this.event_loop.get() else { return Ok(none_ref()) };
+    this.cancelled.set(true);
     if event_loop::debug_of(event_loop.obj())? {
         // Kept so that the repr still says what was cancelled.
         this.repr.set(Some(string(&handle.repr()?)?));
     }
-    this.cancelled.set(true);
     if this.scheduled.get() {
         event_loop::timer_cancelled(event_loop.obj());
     }
@@ -260,7 +278,7 @@ fn get_callback(handle: Obj<'_>) -> R<Ref> {
 
 fn get_args(handle: Obj<'_>) -> R<Ref> {
     let this = fields(handle);
-    if this.is_cancelled() { Ok(none_ref()) } else { this.args() }
+    if this.callback.is_empty() { Ok(none_ref()) } else { this.args() }
 }
 
 fn get_loop(handle: Obj<'_>) -> R<Ref> {
@@ -292,7 +310,8 @@ fn set_scheduled(handle: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
 }
 
 fn when(handle: Obj<'_>) -> R<Ref> {
-    float(fields(handle).when.get())
+    let this = fields(handle);
+    this.when_given.get().map_or_else(|| float(this.when.get()), Ok)
 }
 
 const INIT: Signature = Signature {
@@ -340,9 +359,13 @@ fn init(handle: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
 
 fn init_timer(handle: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
     let bound = bind_tuple::<5>(args, kwargs, &TIMER_INIT)?;
-    let when = bound[0].as_ref().map_or(Ok(0.0), |when| when.obj().to_f64())?;
-    init_from(handle, &bound[1..])?;
-    fields(handle).when.set(when);
+    let [Some(when), rest @ ..] = &bound else {
+        return Err(Raised::type_error("a timer handle needs a time"));
+    };
+    let seconds = when.obj().to_f64()?;
+    init_from(handle, rest)?;
+    fields(handle).when.set(seconds);
+    fields(handle).keep_when(when.obj());
     Ok(())
 }
 

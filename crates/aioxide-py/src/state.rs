@@ -40,7 +40,7 @@ names! {
     call_soon, cancel, close, connection_lost, connection_made, context, data_received, detach,
     debug, done, eof_received, exception, family, fileno, future, get_buffer, get_debug, get_loop,
     getpeername, getsockname, handle, is_running, message, name, pause_writing, peername, proto,
-    protocol, result, resume_writing, send, set_name, shutdown, socket, sockname,
+    protocol, result, resume_writing, run, send, set_name, shutdown, socket, sockname,
     source_traceback, task, throw, transport, value, warning,
 }
 

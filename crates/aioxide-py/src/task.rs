@@ -247,6 +247,11 @@ impl TaskFields {
     }
 }
 
+/// Takes a task out of all tables: someone else completes it.
+pub fn retire(task: Obj<'_>) -> R<()> {
+    fields(task).retire(task)
+}
+
 /// Puts the next step into the loop's ready queue.
 fn schedule_step(task: Obj<'_>, this: &TaskFields) -> R<()> {
     if let Some(native) = this.future.native() {
@@ -269,6 +274,11 @@ fn schedule_error(task: Obj<'_>, this: &TaskFields, message: &str) -> R<()> {
 pub fn run_step(task: Obj<'_>) -> R<()> {
     let this = fields(task);
     let run_context = this.context.get_or_none();
+    if !context::is_native(run_context.obj()) {
+        let callback = class::step_callback(task)?;
+        let run = run_context.obj().getattr(state().names.run.obj())?;
+        return run.obj().call1(callback.obj()).map(drop);
+    }
     context::enter(run_context.obj())?;
     let result = step(task);
     context::leave(run_context.obj()).and(result)

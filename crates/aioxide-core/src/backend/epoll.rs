@@ -170,7 +170,7 @@ fn round_up_ms(limit: Duration) -> i32 {
     i32::try_from(ms).unwrap_or(i32::MAX)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;

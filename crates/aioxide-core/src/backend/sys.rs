@@ -379,5 +379,5 @@ pub fn write_vectored(fd: BorrowedFd<'_>, chunks: &[IoSlice<'_>]) -> io::Result<
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests;

@@ -3,6 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::model::{Op, agree};
 use super::*;
 
 fn drain_in_order(timers: &mut Timers<u32>) -> Vec<u32> {
@@ -109,16 +110,6 @@ fn the_count_of_cancelled_timers_never_exceeds_the_timers() {
     assert_eq!(timers.cancelled(), 0);
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Insert(f64),
-    PopDue(f64),
-    Cancel(prop::sample::Index),
-    Sweep,
-    Compact,
-    Drain,
-}
-
 fn deadline() -> impl Strategy<Value = f64> {
     // Few values, so that many are equal; the odd ones now and then.
     prop_oneof![
@@ -130,99 +121,41 @@ fn deadline() -> impl Strategy<Value = f64> {
     ]
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        12 => deadline().prop_map(Step::Insert),
-        4 => deadline().prop_filter("a time", |now| !now.is_nan()).prop_map(Step::PopDue),
-        6 => any::<prop::sample::Index>().prop_map(Step::Cancel),
-        2 => Just(Step::Sweep),
-        1 => Just(Step::Compact),
-        1 => Just(Step::Drain),
+        12 => deadline().prop_map(Op::Insert),
+        4 => deadline().prop_map(Op::PopDue),
+        6 => any::<usize>().prop_map(Op::Cancel),
+        2 => Just(Op::Sweep),
+        1 => Just(Op::Compact),
+        1 => Just(Op::Drain),
     ]
-}
-
-/// The naive model: a vector in order of deadline, not-a-number last, equal ones by arrival.
-#[derive(Default)]
-struct Model(Vec<(f64, u32, bool)>);
-
-impl Model {
-    fn insert(&mut self, deadline: f64, id: u32) {
-        let is_later = |other: f64| other > deadline || other.is_nan() && !deadline.is_nan();
-        let index = self
-            .0
-            .iter()
-            .position(|(other, ..)| is_later(*other))
-            .unwrap_or(self.0.len());
-        self.0.insert(index, (deadline, id, false));
-    }
-
-    fn pop_due(&mut self, now: f64) -> Option<u32> {
-        let (deadline, id, _) = *self.0.first()?;
-        // asyncio's rule, to the letter: not-a-number is not at or after anything.
-        let is_later = deadline >= now;
-        if is_later {
-            return None;
-        }
-        self.0.remove(0);
-        Some(id)
-    }
-
-    fn is_cancelled(&self, id: u32) -> bool {
-        self.0.iter().any(|(_, other, gone)| *other == id && *gone)
-    }
 }
 
 proptest! {
     #[test]
-    fn behaves_as_a_sorted_vector(steps in vec(step(), 0..400)) {
+    fn behaves_as_a_sorted_vector(near_max in 0..40_usize, ops in vec(op(), 0..400)) {
+        agree(near_max, &ops);
+    }
+}
+
+#[test]
+fn many_timers_leave_in_order_whatever_their_order_of_arrival() {
+    const COUNT: u32 = 50_000;
+    let orders: [fn(u32) -> u32; 4] = [
+        |number| number,
+        |number| COUNT - number,
+        |number| number.wrapping_mul(2_654_435_761) % 10_007,
+        |_| 7,
+    ];
+    for order in orders {
         let mut timers = Timers::new();
-        let mut model = Model::default();
-        for (step, id) in steps.into_iter().zip(0_u32..) {
-            match step {
-                Step::Insert(deadline) => {
-                    timers.insert(deadline, id);
-                    model.insert(deadline, id);
-                }
-                Step::PopDue(now) => loop {
-                    let expected = model.pop_due(now);
-                    prop_assert_eq!(timers.is_due(now), expected.is_some());
-                    prop_assert_eq!(timers.pop_due(now), expected);
-                    if expected.is_none() {
-                        break;
-                    }
-                },
-                Step::Cancel(which) if !model.0.is_empty() => {
-                    let index = which.index(model.0.len());
-                    if !std::mem::replace(&mut model.0[index].2, true) {
-                        timers.note_cancelled();
-                    }
-                }
-                Step::Sweep => {
-                    while let Some(id) = timers.pop_cancelled_head(|id| model.is_cancelled(*id)) {
-                        prop_assert_eq!(model.0.remove(0).1, id);
-                    }
-                    prop_assert!(model.0.first().is_none_or(|(.., gone)| !gone));
-                }
-                Step::Compact => {
-                    let mut removed = timers.compact(|id| model.is_cancelled(*id));
-                    let is_gone = |timer: &mut (f64, u32, bool)| timer.2;
-                    let mut expected: Vec<u32> =
-                        model.0.iter().filter(|timer| timer.2).map(|timer| timer.1).collect();
-                    model.0.retain_mut(|timer| !is_gone(timer));
-                    removed.sort_unstable();
-                    expected.sort_unstable();
-                    prop_assert_eq!(removed, expected);
-                }
-                Step::Drain => prop_assert_eq!(timers.drain().len(), std::mem::take(&mut model.0).len()),
-                Step::Cancel(_) => {}
-            }
-            prop_assert_eq!(timers.len(), model.0.len());
-            let gone = model.0.iter().filter(|(.., gone)| *gone).count();
-            prop_assert!(timers.cancelled() >= gone && timers.cancelled() <= timers.len());
-            let next = timers.next_deadline().map(f64::to_bits);
-            let expected = model.0.first().map(|(deadline, ..)| deadline + 0.0);
-            prop_assert!(next == expected.map(f64::to_bits) || expected.is_some_and(f64::is_nan));
-            prop_assert_eq!(timers.iter().count(), model.0.len());
+        let mut expected: Vec<u32> = (0..COUNT).collect();
+        expected.sort_by_key(|number| order(*number));
+        for number in 0..COUNT {
+            timers.insert(f64::from(order(number)), number);
         }
+        assert!(!timers.batches.is_empty(), "some are far");
+        assert_eq!(drain_in_order(&mut timers), expected);
     }
 }

@@ -44,6 +44,7 @@ impl LoopFields {
             held: RefCell::default(),
             unflushed: RefCell::default(),
             turn_number: Cell::new(0),
+            transports: crate::transport::PerLoop::default(),
             task_factory: Slot::empty(),
             thread_id: Cell::new(0),
             slow_callback_seconds: Cell::new(SLOW_CALLBACK_SECONDS),

@@ -111,6 +111,12 @@ fn from_factory(
 /// Unknown keywords: the class says what it does not take.
 fn from_class(event_loop: Obj<'_>, coro: Obj<'_>, args: &Args<'_>) -> R<Ref> {
     let kwargs = keywords(args)?;
+    let ([given], _rest) = args.keyword(["loop"])?;
+    if given.is_some() {
+        return Err(Raised::type_error(
+            "create_task() got multiple values for keyword argument 'loop'",
+        ));
+    }
     let key = crate::ffi::call::interned(c"loop")?;
     dict_set(kwargs.obj(), key.obj(), event_loop)?;
     state().types.task.obj().call_dict(tuple(&[coro])?.obj(), Some(kwargs.obj()))

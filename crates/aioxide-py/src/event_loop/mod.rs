@@ -87,6 +87,8 @@ pub struct LoopFields {
     /// Transports with writes of this turn that have not left yet.
     unflushed: RefCell<Vec<(Ref, Flush)>>,
     turn_number: Cell<u64>,
+    /// What the loop's transports share.
+    transports: crate::transport::PerLoop,
     task_factory: Slot,
     /// `threading.get_ident()` of the running thread; 0 when the loop does not run.
     thread_id: Cell<u64>,
@@ -195,6 +197,17 @@ impl LoopFields {
     /// The number of the current turn: transports compare it to see whether they wrote before.
     pub fn turn_number(&self) -> u64 {
         self.turn_number.get()
+    }
+
+    /// Whether a turn runs: outside of one, nobody would flush what transports collect.
+    pub fn is_in_turn(&self) -> bool {
+        self.thread_id.get() != 0
+    }
+
+    /// What the loop's transports share.
+    #[inline]
+    pub fn transports(&self) -> &crate::transport::PerLoop {
+        &self.transports
     }
 
     /// Has `flush(transport)` called at the end of this turn, before the loop may sleep.

@@ -80,11 +80,11 @@ impl LoopFields {
         state().asyncio.check_callback.obj().call(&args).map(drop)
     }
 
-    fn call_at(&self, when: f64, callback: &Callback<'_>, method: &str) -> R<Ref> {
+    fn call_at(&self, when: f64, callback: &Callback<'_>) -> R<Ref> {
         self.check_open()?;
         if self.debug.get() {
             self.check_thread()?;
-            self.check_callback(callback.function, method)?;
+            self.check_callback(callback.function, "call_at")?;
         }
         let handle = self.new_handle(callback, Some(when))?;
         handle::fields(handle.obj()).set_scheduled(true);
@@ -102,71 +102,102 @@ impl LoopFields {
     }
 }
 
-/// `(callback, *args, context=None)` after `skip` leading arguments.
-fn callback_of<'a>(args: &Args<'a>, method: &str, skip: usize) -> R<Callback<'a>> {
-    let positional = args.positional();
-    let context = match args.has_named() {
-        false => None,
-        true => {
-            let ([context], rest) = args.keyword(["context"])?;
-            if let Some((name, _)) = rest.first() {
-                return Err(crate::ffi::args::unexpected_keyword(method, *name));
-            }
-            context
+/// `(callback, *args, context=None)`.
+#[inline]
+fn callback_of<'a>(args: &Args<'a>, method: &str) -> R<Callback<'a>> {
+    if let ([function, rest @ ..], false) = (args.positional(), args.has_named()) {
+        return Ok(Callback { function: *function, args: rest, context: None });
+    }
+    named_callback(args, [method, "callback", "callback"], &[]).map(|(_, callback)| callback)
+}
+
+/// `(when, callback, *args, context=None)`, the first parameter named `when`.
+#[inline]
+fn timed_callback_of<'a>(
+    args: &Args<'a>,
+    method: &str,
+    when: &str,
+) -> R<(Obj<'a>, Callback<'a>)> {
+    if let ([first, function, rest @ ..], false) = (args.positional(), args.has_named()) {
+        return Ok((*first, Callback { function: *function, args: rest, context: None }));
+    }
+    let (first, callback) = named_callback(args, [method, when, "callback"], &[when])?;
+    first.map(|first| (first, callback)).ok_or_else(|| missing(method, &[when, "callback"]))
+}
+
+/// As above with arguments by name: `leading` are the parameters before `callback`.
+#[cold]
+fn named_callback<'a>(
+    args: &Args<'a>,
+    [method, when, callback]: [&str; 3],
+    leading: &[&str],
+) -> R<(Option<Obj<'a>>, Callback<'a>)> {
+    let ([context, first, function], rest) = args.keyword(["context", when, callback])?;
+    if let Some((name, _)) = rest.first() {
+        return Err(crate::ffi::args::unexpected_keyword(method, *name));
+    }
+    let mut positional = args.positional();
+    let mut take = |named: Option<Obj<'a>>| match (named, positional) {
+        (Some(value), _) => Some(value),
+        (None, [value, rest @ ..]) => {
+            positional = rest;
+            Some(*value)
         }
+        (None, []) => None,
     };
-    match positional.get(skip) {
-        Some(function) => {
-            Ok(Callback { function: *function, args: &positional[skip + 1..], context })
+    let function = if leading.is_empty() { first.or(function) } else { function };
+    let first = if leading.is_empty() { None } else { take(first) };
+    match (take(function), first) {
+        (Some(function), first) => {
+            Ok((first, Callback { function, args: positional, context }))
         }
-        None => Err(missing(method, positional.len(), skip)),
+        (None, Some(_)) => Err(missing(method, &[callback])),
+        (None, None) => Err(missing(method, &[leading, &[callback]].concat())),
     }
 }
 
 #[cold]
-fn missing(method: &str, given: usize, skip: usize) -> Raised {
-    let names = ["delay", "callback"];
-    let absent: Vec<String> =
-        names[(1 - skip + given).min(1)..].iter().map(|name| format!("'{name}'")).collect();
-    let plural = if absent.len() == 1 { "" } else { "s" };
+fn missing(method: &str, names: &[&str]) -> Raised {
+    let plural = if names.len() == 1 { "" } else { "s" };
+    let quoted: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
     Raised::type_error(&format!(
         "{method}() missing {} required positional argument{plural}: {}",
-        absent.len(),
-        absent.join(" and ")
+        names.len(),
+        quoted.join(" and ")
     ))
 }
 
 /// `loop.call_soon(callback, *args, context=None)`.
 pub fn call_soon(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    fields(event_loop).call_soon(&callback_of(&args, "call_soon", 0)?)
+    fields(event_loop).call_soon(&callback_of(&args, "call_soon")?)
 }
 
 /// `loop.call_later(delay, callback, *args, context=None)`.
 pub fn call_later(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    let callback = callback_of(&args, "call_later", 1)?;
-    let delay = args.positional()[0];
+    let (delay, callback) = timed_callback_of(&args, "call_later", "delay")?;
     if delay.is_none() {
         return Err(Raised::type_error("delay must not be None"));
     }
     let this = fields(event_loop);
     let when = this.time() + delay.to_f64()?;
-    this.call_at(when, &callback, "call_later")
+    this.call_at(when, &callback)
 }
 
 /// `loop.call_at(when, callback, *args, context=None)`.
 pub fn call_at(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    let callback = callback_of(&args, "call_at", 1)?;
-    let when = args.positional()[0];
+    let (when, callback) = timed_callback_of(&args, "call_at", "when")?;
     if when.is_none() {
         return Err(Raised::type_error("when cannot be None"));
     }
-    fields(event_loop).call_at(when.to_f64()?, &callback, "call_at")
+    let handle = fields(event_loop).call_at(when.to_f64()?, &callback)?;
+    handle::fields(handle.obj()).keep_when(when);
+    Ok(handle)
 }
 
 /// `loop.call_soon_threadsafe(callback, *args, context=None)`: from any thread.
 pub fn call_soon_threadsafe(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let this = fields(event_loop);
-    let callback = callback_of(&args, "call_soon_threadsafe", 0)?;
+    let callback = callback_of(&args, "call_soon_threadsafe")?;
     this.check_open()?;
     if this.debug.get() {
         this.check_callback(callback.function, "call_soon_threadsafe")?;

@@ -67,11 +67,16 @@ pub fn receive(fd: BorrowedFd<'_>, len_max: usize) -> R<io::Result<Ref>> {
     }
 }
 
+unsafe extern "C" {
+    /// Changes the size of a bytes object with one reference; `pyo3-ffi` keeps it to itself.
+    fn _PyBytes_Resize(object: *mut *mut PyObject, len: c::Py_ssize_t) -> std::ffi::c_int;
+}
+
 /// Gives back the memory behind the first `len` bytes of an object that nobody else has seen.
 fn shorten(fresh: Ref, len: usize) -> R<Ref> {
     let mut object: *mut PyObject = fresh.into_ptr();
     // SAFETY: the only reference; on failure the object is freed and the pointer becomes null.
-    if unsafe { c::_PyBytes_Resize(&raw mut object, len as isize) } < 0 {
+    if unsafe { _PyBytes_Resize(&raw mut object, len as isize) } < 0 {
         return Err(Raised::from_indicator());
     }
     // SAFETY: the reference given away above comes back, moved or not.

@@ -9,9 +9,6 @@ use pyo3_ffi as c;
 use super::error::{R, Raised, check};
 use super::object::{Obj, PyObject, Ref};
 
-/// The flag that lets the callee borrow the word before the arguments (PEP 590).
-const OFFSET: usize = c::PY_VECTORCALL_ARGUMENTS_OFFSET;
-
 fn pointers(args: &[Obj<'_>]) -> *const *mut PyObject {
     // `Obj` is a transparent non-null pointer.
     args.as_ptr().cast()
@@ -206,6 +203,12 @@ impl<'a> Obj<'a> {
     pub fn is_int(self) -> bool {
         // SAFETY: alive.
         unsafe { c::PyLong_Check(self.ptr()) != 0 }
+    }
+
+    /// Whether this is exactly `float`.
+    pub fn is_exact_float(self) -> bool {
+        // SAFETY: alive.
+        unsafe { c::PyFloat_CheckExact(self.ptr()) != 0 }
     }
 
     /// Whether this is exactly `str`.

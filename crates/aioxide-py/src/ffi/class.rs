@@ -119,6 +119,25 @@ impl Class {
     }
 }
 
+/// Adds to `class` methods whose receiver may be any instance of `receiver`, a base of `class`.
+pub fn add_methods_of(
+    class: Obj<'_>,
+    receiver: Obj<'_>,
+    methods: impl IntoIterator<Item = c::PyMethodDef>,
+) -> R<()> {
+    for method in methods {
+        let name = method.ml_name;
+        let definition: *mut c::PyMethodDef = Box::leak(Box::new(method));
+        // SAFETY: a type object and a leaked definition.
+        let descriptor =
+            unsafe { Ref::steal(c::PyDescr_NewMethod(receiver.ptr().cast(), definition)) }?;
+        // SAFETY: method names are static C strings.
+        let name = super::call::interned(unsafe { CStr::from_ptr(name) })?;
+        class.setattr(name.obj(), descriptor.obj())?;
+    }
+    Ok(())
+}
+
 /// Adds the class methods that type tables cannot express: `__class_getitem__`.
 pub fn generic_alias() -> c::PyMethodDef {
     c::PyMethodDef {

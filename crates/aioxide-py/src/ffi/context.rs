@@ -15,6 +15,19 @@ pub fn copy_current() -> R<Ref> {
     unsafe { Ref::steal(c::PyContext_CopyCurrent()) }
 }
 
+/// `context.copy()`. TypeError for anything that is not a context.
+pub fn copy(context: Obj<'_>) -> R<Ref> {
+    // SAFETY: alive; anything else than a context is refused with an error.
+    unsafe { Ref::steal(c::PyContext_Copy(context.ptr())) }
+}
+
+/// Whether this is exactly a `contextvars.Context`.
+#[inline]
+pub fn is_native(context: Obj<'_>) -> bool {
+    // SAFETY: a static type of the interpreter.
+    context.type_ptr() == unsafe { &raw mut c::PyContext_Type }
+}
+
 /// Makes `context` current. RuntimeError if it is entered already.
 #[inline]
 pub fn enter(context: Obj<'_>) -> R<()> {

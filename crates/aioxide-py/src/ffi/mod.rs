@@ -6,6 +6,9 @@
 //! neither `Send` nor `Sync`, and the few types that cross threads say why they may.
 
 pub mod args;
+pub mod buffer;
+pub mod builtin;
+pub mod bytes;
 pub mod call;
 pub mod class;
 pub mod context;
@@ -14,6 +17,7 @@ pub mod error;
 pub mod layout;
 pub mod object;
 pub mod registry;
+pub mod socket;
 
 pub use args::{Args, Signature};
 pub use error::{R, Raised};

@@ -1,5 +1,71 @@
-//! Native transports and servers.
-use crate::ffi::{R, Ref};
-use crate::state::Asyncio;
-pub fn build_type(asyncio: &Asyncio) -> R<Ref> { Ok(asyncio.transport_class.clone()) }
-pub fn loop_methods() -> Vec<pyo3_ffi::PyMethodDef> { Vec::new() }
+//! Transports and servers: the Python side of byte streams.
+//!
+//! Rooms: `base` (a transport's fields, opening, losing), `stream` (reading, writing, closing),
+//! `class` (the Python type), `report` (fatal errors and what the exception handler is told),
+//! `server` (accepting), `descriptor` (who closes what), `address`. What to do is decided by
+//! `aioxide_core::stream`; this room does the io and calls the protocol.
+//!
+//! Invariants: no borrow is held while Python code runs, so a protocol may close, abort, write,
+//! pause, or replace itself from any callback; a transport is registered with its loop exactly
+//! while it wants readiness, and only then (or while bytes wait to be flushed) kept alive by it.
+
+mod address;
+mod base;
+mod class;
+mod descriptor;
+mod report;
+mod server;
+mod stream;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use aioxide_core::buf::ReceiveBuffer;
+
+use crate::ffi::{Obj, PyObject, R, Ref, bytes};
+
+pub use class::{build_type, loop_methods};
+
+/// What all transports of one loop share; lives in the loop.
+#[derive(Default)]
+pub struct PerLoop {
+    /// Landing place of small reads, made at the first one.
+    receive: RefCell<Option<ReceiveBuffer>>,
+    /// The transport that uses each descriptor, not kept alive by this table.
+    by_fd: RefCell<HashMap<RawFd, *mut PyObject>>,
+}
+
+impl PerLoop {
+    /// Receives once into the shared place and copies what came into `bytes` of the exact size.
+    /// The outer error is Python's, the inner one the kernel's.
+    #[inline]
+    fn receive(&self, fd: BorrowedFd<'_>) -> R<io::Result<Ref>> {
+        let mut place = self.receive.borrow_mut();
+        match place.get_or_insert_default().receive(fd) {
+            Ok(content) => bytes::new(content).map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// Notes that `transport` uses `fd`, until `detach`.
+    fn attach(&self, fd: RawFd, transport: Obj<'_>) {
+        self.by_fd.borrow_mut().insert(fd, transport.ptr());
+    }
+
+    /// Forgets `transport`, unless another one uses `fd` by now.
+    fn detach(&self, fd: RawFd, transport: Obj<'_>) {
+        let mut by_fd = self.by_fd.borrow_mut();
+        if by_fd.get(&fd) == Some(&transport.ptr()) {
+            by_fd.remove(&fd);
+        }
+    }
+
+    /// The transport that uses `fd`.
+    pub fn transport(&self, fd: RawFd) -> Option<Ref> {
+        let found = self.by_fd.borrow().get(&fd).copied();
+        // SAFETY: a transport detaches itself before it dies, so the pointer is alive.
+        found.and_then(|found| unsafe { Obj::from_nullable(found) }).map(Obj::to_ref)
+    }
+}

@@ -1,0 +1,59 @@
+"""What the numbers depend on, recorded beside them: machine, kernel, Python, versions, load."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import loops
+
+HERE = Path(__file__).parent
+# Above this load average per core the machine was not ours alone.
+QUIET_LOAD_MAX = 0.5
+
+
+def cpu_model() -> str:
+    """Return the processor's name as the kernel gives it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("model name", "Hardware", "Model")):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def governor() -> str:
+    """Return the frequency governor of the first core, where the kernel has one."""
+    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return path.read_text().strip() if path.exists() else "none visible"
+
+
+def first_line(*command: str) -> str:
+    """Return the first line that a command prints, or why there is none."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"unknown ({type(error).__name__})"
+    return done.stdout.partition("\n")[0]
+
+
+def record(names: list[str]) -> dict[str, object]:
+    """Return the environment of this run."""
+    load = os.getloadavg()[0]
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "governor": governor(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "libc": " ".join(platform.libc_ver()),
+        "python": sys.version.replace("\n", " "),
+        "python_flags": sysconfig.get_config_var("CONFIG_ARGS") or "",
+        "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+        "cc": first_line("cc", "--version"),
+        "commit": first_line("git", "describe", "--always", "--dirty"),
+        "load_at_start": load,
+        "quiet": load <= QUIET_LOAD_MAX * (os.cpu_count() or 1),
+        "versions": {name: loops.version(name) for name in names},
+    }

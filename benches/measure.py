@@ -1,0 +1,83 @@
+"""One measurement in a process of its own: a row on a loop, pinned, as JSON on standard output.
+
+`python measure.py LOOP ROW --seconds S --cpus 0,1`: warms up, finds the count that takes about
+S, runs it SAMPLES times, prints nanoseconds per operation of each, by the wall clock and in CPU
+time of the process, and how often the kernel took the core away meanwhile. With `--count N` it
+runs N operations once and prints nothing: that is what `instructions.py` counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import resource
+import time
+
+import loops
+import rows
+
+SAMPLES = 5
+# The count is found from a run of at least this length.
+CALIBRATION_S = 0.02
+
+
+async def timed(
+    row: rows.Row, loop: asyncio.AbstractEventLoop, lib: object, count: int
+) -> tuple[float, float]:
+    """Run the row once and return its seconds: by the wall clock, of CPU time."""
+    gc.collect()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
+    await row.body(loop, lib, count)
+    return time.perf_counter() - begin, time.process_time() - begin_cpu
+
+
+async def sample(
+    row: rows.Row, loop: asyncio.AbstractEventLoop, lib: object, seconds: float
+) -> dict[str, object]:
+    """Return nanoseconds per operation of each sample, and the preemptions of all."""
+    count = row.group
+    while (took := (await timed(row, loop, lib, count))[0]) < CALIBRATION_S:
+        count *= 2
+    groups = max(1, round(count * seconds / took / row.group))
+    count = groups * row.group
+    preemptions = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    took_each = [await timed(row, loop, lib, count) for _ in range(SAMPLES)]
+    preemptions = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preemptions
+    return {
+        "wall": [wall / count * 1e9 for wall, _ in took_each],
+        "cpu": [cpu / count * 1e9 for _, cpu in took_each],
+        "preemptions": preemptions,
+    }
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("loop", choices=loops.LOOPS)
+    parser.add_argument("row", choices=list(rows.ROWS))
+    parser.add_argument("--seconds", type=float, default=0.1)
+    parser.add_argument("--cpus", default="")
+    parser.add_argument("--count", type=int)
+    options = parser.parse_args()
+    if options.cpus:
+        os.sched_setaffinity(0, [int(cpu) for cpu in options.cpus.split(",")])
+    row = rows.ROWS[options.row]
+    lib = loops.library(options.loop)
+    loop = loops.new_event_loop(options.loop)
+    try:
+        if options.count is not None:
+            count = -(-options.count // row.group) * row.group
+            loop.run_until_complete(row.body(loop, lib, count))
+            return
+        samples = loop.run_until_complete(sample(row, loop, lib, options.seconds))
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    print(json.dumps(samples))
+
+
+if __name__ == "__main__":
+    main()

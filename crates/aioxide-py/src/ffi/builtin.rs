@@ -1,0 +1,93 @@
+//! The interpreter's own classes, and dicts: small things that need a raw call.
+//!
+//! May touch: the dicts given. Dict functions raise SystemError for what is no dict.
+
+use pyo3_ffi as c;
+
+use super::error::{R, Raised, check};
+use super::object::{Obj, Ref};
+
+/// `OSError`.
+pub fn os_error<'a>() -> Obj<'a> {
+    // SAFETY: a static of the interpreter.
+    unsafe { Obj::from_ptr(c::PyExc_OSError) }
+}
+
+/// `ConnectionError`.
+pub fn connection_error<'a>() -> Obj<'a> {
+    // SAFETY: a static of the interpreter.
+    unsafe { Obj::from_ptr(c::PyExc_ConnectionError) }
+}
+
+/// Whether `object` is a `bytearray` or a `memoryview`, subclasses included.
+pub fn is_mutable_bytes(object: Obj<'_>) -> bool {
+    // SAFETY: alive.
+    unsafe { c::PyByteArray_Check(object.ptr()) != 0 || c::PyMemoryView_Check(object.ptr()) != 0 }
+}
+
+/// The name of the object's type, without its module.
+pub fn type_name(object: Obj<'_>) -> R<String> {
+    super::call::text(object.type_obj().getattr_str(c"__name__")?.obj())
+}
+
+/// `len(object)`.
+pub fn len(object: Obj<'_>) -> R<usize> {
+    // SAFETY: alive.
+    let len = unsafe { c::PyObject_Size(object.ptr()) };
+    usize::try_from(len).map_err(|_| Raised::from_indicator())
+}
+
+/// `iter(object)`.
+pub fn iter(object: Obj<'_>) -> R<Ref> {
+    // SAFETY: alive.
+    unsafe { Ref::steal(c::PyObject_GetIter(object.ptr())) }
+}
+
+/// `next(iterator)`, or `None` at its end.
+pub fn next(iterator: Obj<'_>) -> R<Option<Ref>> {
+    // SAFETY: an iterator, alive; null means the end or an error.
+    let item = unsafe { Ref::steal_opt(c::PyIter_Next(iterator.ptr())) };
+    // SAFETY: only reads the indicator.
+    if item.is_none() && !unsafe { c::PyErr_Occurred() }.is_null() {
+        return Err(Raised::from_indicator());
+    }
+    Ok(item)
+}
+
+/// `dict.get(key)`.
+pub fn dict_get(dict: Obj<'_>, key: Obj<'_>) -> R<Option<Ref>> {
+    // SAFETY: both alive; the result is borrowed from the dict, or null with or without an error.
+    let found = unsafe { Obj::from_nullable(c::PyDict_GetItemWithError(dict.ptr(), key.ptr())) };
+    // SAFETY: only reads the indicator.
+    if found.is_none() && !unsafe { c::PyErr_Occurred() }.is_null() {
+        return Err(Raised::from_indicator());
+    }
+    Ok(found.map(Obj::to_ref))
+}
+
+/// `del dict[key]`.
+pub fn dict_remove(dict: Obj<'_>, key: Obj<'_>) -> R<()> {
+    // SAFETY: both alive.
+    check(unsafe { c::PyDict_DelItem(dict.ptr(), key.ptr()) })
+}
+
+/// `memoryview(object)`.
+pub fn memoryview(object: Obj<'_>) -> R<Ref> {
+    // SAFETY: alive.
+    unsafe { Ref::steal(c::PyMemoryView_FromObject(object.ptr())) }
+}
+
+/// An `int` as i64; one that does not fit becomes the nearest limit. A `float` is rounded down.
+pub fn saturating_i64(number: Obj<'_>) -> R<i64> {
+    if !number.is_int() {
+        return Ok(number.to_f64()?.floor() as i64);
+    }
+    let mut overflow = 0;
+    // SAFETY: an int, alive, and an out-parameter of ours.
+    let value = unsafe { c::PyLong_AsLongLongAndOverflow(number.ptr(), &raw mut overflow) };
+    Ok(match overflow {
+        0 => value,
+        1.. => i64::MAX,
+        _ => i64::MIN,
+    })
+}

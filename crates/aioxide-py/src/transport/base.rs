@@ -1,0 +1,438 @@
+//! A stream transport's fields: how it opens, what it knows about itself, how it ends.
+//!
+//! May touch: the fields, the loop it belongs to, and its server. Invariants: `connection_lost` is
+//! called at most once, and after it the descriptor is closed, loop, protocol and server are let
+//! go; whoever changes the core's interest brings the registration in line before anything else.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use aioxide_core::backend::sys::{self, SocketAddress};
+use aioxide_core::backend::Interest;
+use aioxide_core::slab::Token;
+use aioxide_core::stream::Stream;
+use super::address;
+use super::descriptor::{Descriptor, SocketKind};
+use super::stream::handle_ready;
+use crate::event_loop::{self, LoopFields};
+use crate::ffi::call::{dict, dict_set};
+use crate::ffi::object::none;
+use crate::ffi::{Obj, PyObject, R, Raised, Ref, Slot, builtin, bytes, context, error, layout};
+use crate::handle::Callback;
+use crate::state::state;
+
+/// Bytes that wait to be written: a `bytes` object, held and not copied.
+pub struct Chunk(pub Ref);
+
+impl AsRef<[u8]> for Chunk {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        bytes::slice(self.0.obj()).unwrap_or_default()
+    }
+}
+
+/// The fields of a stream transport, behind those of `asyncio.Transport`.
+pub struct Fields {
+    pub stream: RefCell<Stream<Chunk>>,
+    pub descriptor: Descriptor,
+    /// Registration with the loop, while there is interest.
+    pub token: Cell<Option<Token>>,
+    /// The protocol is a `BufferedProtocol`.
+    pub is_buffered: Cell<bool>,
+    /// A protocol was set: it is told of the lost connection.
+    pub is_connected: Cell<bool>,
+    /// `server._attach` was called and `_detach` not yet.
+    pub is_attached: Cell<bool>,
+    /// Emptied when the connection is lost.
+    pub event_loop: Slot,
+    /// Emptied when the connection is lost.
+    pub protocol: Slot,
+    /// Emptied when the connection is lost.
+    pub server: Slot,
+    /// What `get_extra_info` knows; 'socket' joins when somebody asks.
+    pub extra: Slot,
+    /// The Python socket, if there is one. Outlives the connection, closed.
+    pub socket: Slot,
+    /// The context given to the constructor: everything runs in it.
+    pub context: Slot,
+    /// The context in which data is delivered.
+    pub read_context: Slot,
+    /// The context in which a full queue drains.
+    pub write_context: Slot,
+    /// The future that waits for the empty queue, during sendfile.
+    pub empty_waiter: Slot,
+    /// `__dict__`, the interpreter's.
+    pub dict: Cell<*mut PyObject>,
+    /// Weak references, the interpreter's.
+    pub weakrefs: Cell<*mut PyObject>,
+}
+
+static OFFSET: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets where the fields begin: once, when the type is made.
+pub fn set_offset(offset: usize) {
+    OFFSET.store(offset, Ordering::Relaxed);
+}
+
+/// The fields of a stream transport.
+#[inline]
+pub fn fields<'a>(transport: Obj<'a>) -> &'a Fields {
+    let offset = OFFSET.load(Ordering::Relaxed);
+    // SAFETY: only instances of the type come here (its own methods, the loop's registrations and
+    // what `class::allocate` made), and their fields were written before anybody saw them.
+    unsafe { layout::fields(transport.ptr(), offset) }
+}
+
+/// What a transport is opened with.
+pub struct Opening<'a> {
+    pub event_loop: Obj<'a>,
+    pub protocol: Obj<'a>,
+    /// A future that is done once the protocol knows its transport.
+    pub waiter: Option<Obj<'a>>,
+    /// The dict that becomes the transport's extra info.
+    pub extra: Option<Obj<'a>>,
+    pub server: Option<Obj<'a>>,
+    /// The context that everything runs in; each registration's own copy if absent.
+    pub context: Option<Obj<'a>>,
+}
+
+/// Opens `transport` on a socket object that owns its descriptor.
+pub fn open_socket(transport: Obj<'_>, socket: Obj<'_>, opening: &Opening<'_>) -> R<()> {
+    let this = fields(transport);
+    let extra = this.begin(opening)?;
+    let names = &state().names;
+    let sockname = ask(socket, names.getsockname.obj())?;
+    dict_set(extra.obj(), names.sockname.obj(), sockname.obj())?;
+    if builtin::dict_get(extra.obj(), names.peername.obj())?.is_none() {
+        let peername = ask(socket, names.getpeername.obj())?;
+        dict_set(extra.obj(), names.peername.obj(), peername.obj())?;
+    }
+    this.descriptor.adopt(socket, &this.socket)?;
+    connect(transport, this, opening)
+}
+
+/// Opens `transport` on a descriptor that the loop accepted, and takes it over.
+pub fn open_accepted(
+    transport: Obj<'_>,
+    fd: OwnedFd,
+    kind: SocketKind,
+    peer: &SocketAddress,
+    opening: &Opening<'_>,
+) -> R<()> {
+    let this = fields(transport);
+    this.descriptor.own(fd, kind);
+    let extra = this.begin(opening)?;
+    let names = &state().names;
+    let local = this.descriptor.with(&this.socket, |fd| sys::local_address(fd)).ok();
+    for (name, asked, known) in [
+        (&names.sockname, &names.getsockname, local.as_ref()),
+        (&names.peername, &names.getpeername, Some(peer)),
+    ] {
+        let value = match known.map(address::to_python).transpose()?.flatten() {
+            Some(value) => value,
+            None => ask(this.descriptor.socket(&this.socket)?.obj(), asked.obj())?,
+        };
+        dict_set(extra.obj(), name.obj(), value.obj())?;
+    }
+    connect(transport, this, opening)
+}
+
+/// `socket.name()`, or `None` where that is an `OSError`.
+fn ask(socket: Obj<'_>, name: Obj<'_>) -> R<Ref> {
+    match socket.call_method0(name) {
+        Err(raised) if raised.matches(builtin::os_error().ptr()) => {
+            drop(raised.take());
+            Ok(none().to_ref())
+        }
+        result => result,
+    }
+}
+
+/// What both ways of opening end with; the order of the scheduled calls is asyncio's.
+fn connect(transport: Obj<'_>, this: &Fields, opening: &Opening<'_>) -> R<()> {
+    let state = state();
+    this.set_protocol(opening.protocol)?;
+    if let Some(server) = opening.server {
+        this.attach_to(transport, server)?;
+    }
+    let number = this.descriptor.number();
+    this.in_loop(|native| native.transports().attach(number, transport))?;
+    this.descriptor.set_nodelay(&this.socket)?;
+    let made = opening.protocol.getattr(state.names.connection_made.obj())?;
+    this.call_soon(made.obj(), &[transport])?;
+    // Only start reading when connection_made() has been called.
+    let start = transport.getattr_str(c"_start_reading")?;
+    this.call_soon(start.obj(), &[])?;
+    if let Some(waiter) = opening.waiter {
+        // Only wake the waiter when connection_made() has been called.
+        let wake = crate::ffi::call::import(c"asyncio.futures")?
+            .obj()
+            .getattr_str(c"_set_result_unless_cancelled")?;
+        this.call_soon(wake.obj(), &[waiter, none()])?;
+    }
+    Ok(())
+}
+
+/// Takes a transport apart whose opening failed: nobody has seen it, so it dies without a word.
+/// The error indicator stays as it is.
+pub fn discard(transport: Obj<'_>) {
+    let saved = error::SavedError::save();
+    let this = fields(transport);
+    if let Err(raised) = this.descriptor.close(&this.socket) {
+        raised.write_unraisable(transport);
+    }
+    if let Err(raised) = this.detach_from_server(transport) {
+        raised.write_unraisable(transport);
+    }
+    saved.restore();
+}
+
+impl Fields {
+    /// Fields of a transport that is not open yet.
+    pub fn new() -> Fields {
+        Fields {
+            stream: RefCell::default(),
+            descriptor: Descriptor::default(),
+            token: Cell::new(None),
+            is_buffered: Cell::new(false),
+            is_connected: Cell::new(false),
+            is_attached: Cell::new(false),
+            event_loop: Slot::empty(),
+            protocol: Slot::empty(),
+            server: Slot::empty(),
+            extra: Slot::empty(),
+            socket: Slot::empty(),
+            context: Slot::empty(),
+            read_context: Slot::empty(),
+            write_context: Slot::empty(),
+            empty_waiter: Slot::empty(),
+            dict: Cell::new(std::ptr::null_mut()),
+            weakrefs: Cell::new(std::ptr::null_mut()),
+        }
+    }
+
+    /// Runs `body` on the core's state. `body` calls no Python and drops no chunk.
+    #[inline]
+    pub fn with<T>(&self, body: impl FnOnce(&mut Stream<Chunk>) -> T) -> T {
+        body(&mut self.stream.borrow_mut())
+    }
+
+    /// Runs `body` on the native loop; RuntimeError where there is none (any more).
+    #[inline]
+    pub fn in_loop<T>(&self, body: impl FnOnce(&LoopFields) -> T) -> R<T> {
+        let event_loop = self.event_loop.get();
+        match event_loop.as_ref().and_then(|event_loop| event_loop::native(event_loop.obj())) {
+            Some(native) => Ok(body(native)),
+            None => Err(Raised::runtime("the transport has no event loop")),
+        }
+    }
+
+    /// Whether the loop is in debug mode; false where there is none.
+    pub fn debug(&self) -> bool {
+        match self.event_loop.get() {
+            Some(event_loop) => {
+                event_loop::native(event_loop.obj()).is_some_and(LoopFields::debug)
+            }
+            None => false,
+        }
+    }
+
+    /// The number of the loop's turn, or `None` while it does not run.
+    #[inline]
+    pub fn turn(&self) -> Option<u64> {
+        let event_loop = self.event_loop.get()?;
+        let native = event_loop::native(event_loop.obj())?;
+        native.is_in_turn().then(|| native.turn_number())
+    }
+
+    /// Stores loop, server, context and extra info; returns the latter.
+    fn begin(&self, opening: &Opening<'_>) -> R<Ref> {
+        if !self.event_loop.is_empty() {
+            return Err(Raised::runtime("the transport is open already"));
+        }
+        if event_loop::native(opening.event_loop).is_none() {
+            return Err(Raised::type_error("loop must be an aioxide loop"));
+        }
+        let extra = opening.extra.map_or_else(dict, |extra| Ok(extra.to_ref()))?;
+        let socket = state().names.socket.obj();
+        if builtin::dict_get(extra.obj(), socket)?.is_some() {
+            // Ours is another one, made when somebody asks.
+            builtin::dict_remove(extra.obj(), socket)?;
+        }
+        self.extra.set(Some(extra.clone()));
+        self.event_loop.set(Some(opening.event_loop.to_ref()));
+        self.server.set(opening.server.map(Obj::to_ref));
+        self.context.set(opening.context.map(Obj::to_ref));
+        Ok(extra)
+    }
+
+    /// `set_protocol()`.
+    pub fn set_protocol(&self, protocol: Obj<'_>) -> R<()> {
+        let class = state().asyncio.buffered_protocol_class.obj();
+        self.is_buffered.set(protocol.isinstance(class)?);
+        self.is_connected.set(true);
+        self.protocol.set(Some(protocol.to_ref()));
+        Ok(())
+    }
+
+    fn attach_to(&self, transport: Obj<'_>, server: Obj<'_>) -> R<()> {
+        let name = state().names._attach.obj();
+        if takes_transport(server)? {
+            server.call_method1(name, transport)?;
+        } else {
+            server.call_method0(name)?;
+        }
+        self.is_attached.set(true);
+        Ok(())
+    }
+
+    /// `server._detach`, once, if the server was attached to.
+    pub fn detach_from_server(&self, transport: Obj<'_>) -> R<()> {
+        let server = self.server.take();
+        let Some(server) = server.filter(|_| self.is_attached.replace(false)) else {
+            return Ok(());
+        };
+        let name = state().names._detach.obj();
+        if takes_transport(server.obj())? {
+            server.obj().call_method1(name, transport).map(drop)
+        } else {
+            server.obj().call_method0(name).map(drop)
+        }
+    }
+
+    /// The context for something registered now: the given one, or a copy of the current one.
+    fn new_context(&self) -> R<Ref> {
+        self.context.get().map_or_else(context::copy_current, Ok)
+    }
+
+    /// `loop.call_soon(function, *args)` in the transport's context.
+    pub fn call_soon(&self, function: Obj<'_>, args: &[Obj<'_>]) -> R<()> {
+        let context = self.context.get();
+        let callback = Callback { function, args, context: context.as_ref().map(Ref::obj) };
+        self.in_loop(|native| native.call_soon(&callback))?.map(drop)
+    }
+
+    /// Brings the registration with the loop in line with the core's interest.
+    pub fn sync_interest(&self, transport: Obj<'_>) -> R<()> {
+        let (reads, writes) = self.with(|stream| (stream.wants_read(), stream.wants_write()));
+        for (wanted, slot) in [(reads, &self.read_context), (writes, &self.write_context)] {
+            match (wanted, slot.is_empty()) {
+                (true, true) => slot.set(Some(self.new_context()?)),
+                (false, false) => slot.clear(),
+                _ => {}
+            }
+        }
+        let mut interest = Interest::NONE;
+        if reads {
+            interest = interest.with(Interest::READABLE);
+        }
+        if writes {
+            interest = interest.with(Interest::WRITABLE);
+        }
+        self.register(transport, interest)
+    }
+
+    fn register(&self, transport: Obj<'_>, interest: Interest) -> R<()> {
+        let (token, fd) = (self.token.get(), self.descriptor.number());
+        let registered = self.in_loop(|native| match token {
+            _ if native.is_closed() && interest.is_none() => Ok(None),
+            None if interest.is_none() => Ok(None),
+            None => {
+                native.check_open()?;
+                native.register_native(fd, interest, transport.to_ref(), handle_ready).map(Some)
+            }
+            Some(token) if interest.is_none() => native.deregister_native(token).map(|()| None),
+            Some(token) => native.rearm_native(token, interest).map(|()| Some(token)),
+        })??;
+        self.token.set(registered);
+        Ok(())
+    }
+
+    /// `_call_connection_lost(exc)`: tells the protocol, then closes and lets everything go.
+    pub fn lose(&self, transport: Obj<'_>, exc: Obj<'_>) -> R<()> {
+        let told = match self.protocol.get().filter(|_| self.is_connected.get()) {
+            Some(protocol) => {
+                protocol.obj().call_method1(state().names.connection_lost.obj(), exc).map(drop)
+            }
+            None => Ok(()),
+        };
+        // Python's `finally`: the first failure is what comes out, after all was done.
+        let error = told.err().map(Raised::take);
+        let steps: [&dyn Fn() -> R<()>; 3] = [
+            &|| self.let_go(transport),
+            &|| self.detach_from_server(transport),
+            &|| self.fail_empty_waiter(),
+        ];
+        let mut first = error;
+        for step in steps {
+            if let Err(raised) = step() {
+                let raised = raised.take();
+                first.get_or_insert(raised);
+            }
+        }
+        first.map_or(Ok(()), |exc| Err(Raised::throw(exc)))
+    }
+
+    /// Closes the descriptor and drops what the transport refers to.
+    fn let_go(&self, transport: Obj<'_>) -> R<()> {
+        self.forget(transport);
+        self.event_loop.clear();
+        for slot in [&self.read_context, &self.write_context, &self.context, &self.protocol] {
+            slot.clear();
+        }
+        self.descriptor.close(&self.socket)
+    }
+
+    /// Leaves the loop's table of descriptors: the transport is about to die.
+    pub fn forget(&self, transport: Obj<'_>) {
+        if let Some(event_loop) = self.event_loop.get() {
+            if let Some(native) = event_loop::native(event_loop.obj()) {
+                native.transports().detach(self.descriptor.number(), transport);
+            }
+        }
+    }
+
+    fn fail_empty_waiter(&self) -> R<()> {
+        let Some(waiter) = self.empty_waiter.get() else { return Ok(()) };
+        if waiter.obj().call_method0(state().names.done.obj())?.obj().is_true()? {
+            return Ok(());
+        }
+        let message = crate::ffi::call::string("Connection is closed by peer")?;
+        let exc = builtin::connection_error().call1(message.obj())?;
+        waiter.obj().getattr_str(c"set_exception")?.obj().call1(exc.obj()).map(drop)
+    }
+
+    /// Extra info with 'socket' in it.
+    pub fn full_extra(&self) -> R<Ref> {
+        let extra = match self.extra.get() {
+            Some(extra) => extra,
+            None => {
+                let extra = dict()?;
+                self.extra.set(Some(extra.clone()));
+                extra
+            }
+        };
+        let name = state().names.socket.obj();
+        let known = builtin::dict_get(extra.obj(), name)?;
+        if known.is_none() && self.descriptor.number() >= 0 {
+            let socket = self.descriptor.socket(&self.socket)?;
+            let wrapped = state().asyncio.transport_socket.obj().call1(socket.obj())?;
+            dict_set(extra.obj(), name, wrapped.obj())?;
+        }
+        Ok(extra)
+    }
+}
+
+/// Whether `server._attach` takes the transport: always from 3.13 on; before, where a subclass
+/// brings its own.
+fn takes_transport(server: Obj<'_>) -> R<bool> {
+    if cfg!(Py_3_13) {
+        return Ok(true);
+    }
+    let name = state().names._attach.obj();
+    let stock = crate::ffi::call::import(c"asyncio.base_events")?.obj().getattr_str(c"Server")?;
+    let of_stock = stock.obj().getattr(name)?;
+    let of_class = server.type_obj().getattr(name)?;
+    Ok(!of_class.obj().is(of_stock.obj()))
+}
