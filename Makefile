@@ -7,6 +7,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 20
+PEERS ?= uvloop rloop rsloop zuvloop
 
 PY := $(VENV)/bin/python
 STAMPS := $(VENV)/.stamps
@@ -46,8 +47,10 @@ $(STAMPS)/lint: pyproject.toml $(STAMPS)/test
 	$(PIP) --group lint
 	@touch $@
 
-$(STAMPS)/bench: pyproject.toml $(STAMPS)/test
-	$(PIP) --group bench
+# Peers are measured where they exist: not every one has a wheel for every Python.
+$(STAMPS)/bench: $(STAMPS)/test
+	@for peer in $(PEERS); do \
+	  $(PIP) --only-binary :all: $$peer 2>/dev/null || echo "bench: no $$peer for this Python"; done
 	@touch $@
 
 # The package as a user gets it: built by `pip install .` in release mode, not linked to this tree.
@@ -87,11 +90,13 @@ test-python: build ## Runs the Python tests (PYTEST_ARGS="-k name" picks some)
 
 .PHONY: test-all
 test-all: test-rust ## Runs the Python tests on every Python 3.11 to 3.15 found (AIOXIDE_PYTHONS adds some)
-	@set -e; $(PYTHON) tools/pythons.py | while read -r version python; do \
+	@pythons=$$($(PYTHON) tools/pythons.py) || exit 1; \
+	echo "$$pythons" | { failed=; while read -r version python; do \
 	  echo "== Python $$version ($$python)"; \
 	  $(MAKE) --no-print-directory test-python PYTHON="$$python" VENV=".venvs/$$version" \
-	    CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),target)/py$$version" </dev/null; \
-	done
+	    CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),target)/py$$version" </dev/null \
+	    || failed="$$failed $$version"; \
+	done; [ -z "$$failed" ] || { echo "failed on Python$$failed"; exit 1; }; }
 
 .PHONY: loom
 loom: ## Explores the interleavings of the cross-thread inbox
@@ -140,8 +145,13 @@ format: $(STAMPS)/lint ## Formats everything
 docs: ## Builds the core's API documentation; a broken link is an error
 	RUSTDOCFLAGS="-D warnings" cargo doc --package aioxide-core --no-deps --document-private-items
 
+# In an environment of its own: servers take uvloop unasked where they find it.
 .PHONY: bench
-bench: build $(STAMPS)/bench ## Prints the table of benchmarks, against the peers that are installed
+bench: ## Prints the table of benchmarks, against the peers that this Python can install
+	@$(MAKE) --no-print-directory run-bench VENV=.venvs/bench
+
+.PHONY: run-bench
+run-bench: build $(STAMPS)/bench
 	$(PY) -P benches/run.py $(BENCH_ARGS)
 
 .PHONY: all

@@ -15,6 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+# Also where Python was told to leave the script's folder out (`-P`).
+sys.path.insert(0, str(Path(__file__).parent))
+
 import echo
 import loops
 import rows
@@ -32,7 +35,8 @@ def count_instructions(loop: str, name: str, count: int, output: Path) -> int:
     done = subprocess.run(
         [
             *("setarch", "-R", "valgrind", "--tool=callgrind"),
-            *(f"--callgrind-out-file={output}", "--dump-instr=no"),
+            # Some Pythons are started by a wrapper.
+            *(f"--callgrind-out-file={output}", "--trace-children=yes"),
             *(sys.executable, str(HERE / "measure.py"), loop, name, "--count", str(count)),
         ],
         capture_output=True,

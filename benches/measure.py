@@ -39,7 +39,8 @@ async def sample(
 ) -> dict[str, object]:
     """Return nanoseconds per operation of each sample, and the preemptions of all."""
     count = row.group
-    while (took := (await timed(row, loop, lib, count))[0]) < CALIBRATION_S:
+    # By CPU time: one preemption would be mistaken for a slow row.
+    while (took := (await timed(row, loop, lib, count))[1]) < CALIBRATION_S:
         count *= 2
     groups = max(1, round(count * seconds / took / row.group))
     count = groups * row.group

@@ -76,7 +76,7 @@ def verdict(line: Line) -> str:
     ratio = line.advantage(loops.SUBJECT, best) if best else None
     if ratio is None:
         return ""
-    text = f"{ratio:.2f}× {best}"
+    text = f"{ratio:.2f}x {best}"
     return f"**{text}**" if ratio < 1 / DRAW else text
 
 
@@ -93,7 +93,7 @@ def table(lines: Sequence[Line], names: Sequence[str]) -> str:
             row += [number(statistics.median(line.limit)) if line.limit else ""]
             row += [f"{share:.2f}" if share else ""]
         ratio = line.advantage(loops.SUBJECT, loops.CONTROL)
-        row += [f"{ratio:.2f}×" if ratio else "", verdict(line)]
+        row += [f"{ratio:.2f}x" if ratio else "", verdict(line)]
         rows.append(row)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -107,7 +107,7 @@ def summary(lines: Sequence[Line]) -> str:
         if ratio is None:
             continue
         side = "ahead" if ratio > DRAW else "behind" if ratio < 1 / DRAW else "level"
-        sides[side].append(f"{line.title} ({ratio:.2f}× {best})")
+        sides[side].append(f"{line.title} ({ratio:.2f}x {best})")
     return "\n".join(
         f"- {side}: {len(items)}{': ' + ', '.join(items) if items else ''}"
         for side, items in sides.items()
@@ -135,5 +135,8 @@ def environment(record: Mapping[str, object]) -> str:
         f"{f' Not installed: {missing}.' if missing else ''}"
     )
     if not record["quiet"]:
-        text += f"\n\n**The machine was not quiet** (load {record['load_at_start']:.1f} at start)."
+        text += (
+            f"\n\n**The machine was not quiet**: load {record['load_at_start']:.1f} at start; the "
+            f"kernel took the core from the rows {record['preemptions']} times."
+        )
     return text

@@ -20,6 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Also where Python was told to leave the script's folder out (`-P`).
+sys.path.insert(0, str(Path(__file__).parent))
+
 import echo
 import environment
 import loops
@@ -46,7 +49,11 @@ class Effort:
     echo_ms: int
 
 
-EFFORTS = {"quick": Effort(1, 0.05, 500), "short": Effort(3, 0.1, 1000), "full": Effort(9, 0.5, 3000)}
+EFFORTS = {
+    "quick": Effort(1, 0.05, 500),
+    "short": Effort(3, 0.1, 1000),
+    "full": Effort(9, 0.5, 3000),
+}
 
 
 @dataclass
@@ -130,9 +137,7 @@ def line(
     """Make one line of the table out of a row's cells."""
     is_row = name in rows.ROWS
     key = clock if is_row else ("rate" if clock == "wall" else "server_cpu_us")
-    values = {
-        loop: [each[key] for each in cells[name, loop].rounds] for loop in here
-    }
+    values = {loop: [each[key] for each in cells[name, loop].rounds] for loop in here}
     limit = [] if is_row else [each[key] for each in cells[name, echo.LIMIT].rounds]
     return report.Line(
         title=rows.ROWS[name].title if is_row else ECHO_TITLES[name],
@@ -164,11 +169,9 @@ def text(
     if echoes:
         load = echo.Load()
         kind = "Requests per second" if options.clock == "wall" else "Server CPU per request"
-        parts += [
-            f"{kind}, {load.connections} connections, {load.message_bytes} bytes, one message "
-            f"in flight on each; {spread}.",
-            report.table(echoes, here),
-        ]
+        shape = f"{load.connections} connections, {load.message_bytes} bytes"
+        parts += [f"{kind}, {shape}, one message in flight on each; {spread}."]
+        parts += [report.table(echoes, here)]
     if loops.SUBJECT in here:
         parts += [f"{loops.SUBJECT} against the best peer of each row:\n{report.summary(lines)}"]
     if failed := report.failures(lines):
@@ -191,13 +194,32 @@ def parse() -> argparse.Namespace:
         default="wall",
         help="cpu: CPU time per operation, for a machine that is not quiet",
     )
+    parser.add_argument("--again", type=Path, metavar="JSON", help="print a saved run once more")
     parser.set_defaults(effort="short")
     return parser.parse_args()
+
+
+def again(options: argparse.Namespace) -> None:
+    """Print the table of a saved run, by the clock that is asked for now."""
+    saved = json.loads(options.again.read_text())
+    cells = {
+        (cell["row"], cell["loop"]): Cell(cell["rounds"], cell["failure"])
+        for cell in saved["cells"]
+    }
+    options.effort = saved["effort"]
+    options.rows = list(dict.fromkeys(row for row, _ in cells))
+    here = list(dict.fromkeys(loop for _, loop in cells if loop != echo.LIMIT))
+    print(
+        text(options, [name for name in loops.LOOPS if name in here], cells, saved["environment"])
+    )
 
 
 def main() -> None:
     """Measure, print, save."""
     options = parse()
+    if options.again:
+        again(options)
+        return
     here = [name for name in options.loops if loops.version(name) is not None]
     record = environment.record(options.loops)
     if set(options.rows) & set(ECHO_TITLES):
@@ -205,6 +227,9 @@ def main() -> None:
     begin = time.monotonic()
     cells = collect(options.rows, here, EFFORTS[options.effort])
     record["seconds"] = round(time.monotonic() - begin)
+    record["preemptions"] = sum(
+        int(each.get("preemptions", 0)) for cell in cells.values() for each in cell.rounds
+    )
     written = text(options, here, cells, record)
     print(written)
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")

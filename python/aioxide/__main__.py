@@ -82,6 +82,11 @@ def _set_path0(entry: str) -> None:
         sys.path[0] = entry
 
 
+def _stays_interactive() -> bool:
+    """Whether Python goes on with its prompt after the program, and shows SystemExit too."""
+    return bool(sys.flags.inspect or os.environ.get("PYTHONINSPECT"))
+
+
 def _run(program: Callable[[], object]) -> None:
     """Run `program`; an exception is shown without the frames of this file.
 
@@ -90,9 +95,9 @@ def _run(program: Callable[[], object]) -> None:
     """
     try:
         program()
-    except SystemExit:
-        raise
     except BaseException as error:
+        if isinstance(error, SystemExit) and not _stays_interactive():
+            raise
         traceback = error.__traceback__
         while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
             traceback = traceback.tb_next

@@ -2,7 +2,9 @@
 
 Who closes a socket: one made here belongs to this file until a transport has it, and is closed on
 every way out that does not return that transport, cancellation included. A caller's socket
-(`sock=`) stays the caller's until a transport has it; from then on the transport closes it.
+(`sock=`) stays the caller's until its protocol is to be made; from then on it is the transport's.
+Where no transport comes of it, because the protocol factory fails, the running version of asyncio
+decides: before 3.14 it goes back to the caller, later it is closed.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ _interleave_addrinfos: Any = getattr(base_events, "_interleave_addrinfos")  # no
 
 #: From 3.15 on a connection's callbacks share one copy of the context it was created in.
 CONNECTION_CONTEXTS = sys.version_info >= (3, 15)
+
+#: From 3.14 on a caller's socket, too, is closed if no transport comes of it.
+_OWNS_CALLERS_SOCKET = sys.version_info >= (3, 14)
 
 
 def bind_error(address: Any, error: OSError) -> str:
@@ -293,7 +298,9 @@ class Connect(Room):
             sock.setblocking(False)
             protocol = protocol_factory()
             waiter = self.create_future()
-            context = contextvars.copy_context() if CONNECTION_CONTEXTS else None
+            context: dict[str, Any] = {}
+            if CONNECTION_CONTEXTS:
+                context["context"] = contextvars.copy_context()
             if ssl:
                 transport = self._make_ssl_transport(
                     sock,
@@ -304,12 +311,12 @@ class Connect(Room):
                     server_hostname=server_hostname,
                     ssl_handshake_timeout=ssl_handshake_timeout,
                     ssl_shutdown_timeout=ssl_shutdown_timeout,
-                    context=context,
+                    **context,
                 )
             else:
-                transport = self._make_socket_transport(sock, protocol, waiter, context=context)
+                transport = self._make_socket_transport(sock, protocol, waiter, **context)
         except BaseException:
-            if owned:
+            if owned or _OWNS_CALLERS_SOCKET:
                 sock.close()
             raise
         try:

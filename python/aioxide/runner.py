@@ -11,6 +11,7 @@ import functools
 import sys
 from asyncio import events, unix_events
 from collections.abc import Callable, Coroutine
+from types import FrameType
 from typing import Any, TypeVar
 
 from .loop import Loop, new_event_loop
@@ -106,8 +107,16 @@ def _is_stock(factory: _LoopFactory) -> bool:
 
 
 def _is_uvloop(factory: _LoopFactory) -> bool:
-    """Whether `factory` is uvloop's, which servers choose unasked if it can be imported."""
-    return (getattr(factory, "__module__", None) or "").partition(".")[0] == "uvloop"
+    """Whether `factory` is uvloop's, which servers choose unasked if it can be imported.
+
+    Not so within `uvloop.run`: that insists on a loop of its own.
+    """
+    if (getattr(factory, "__module__", None) or "").partition(".")[0] != "uvloop":
+        return False
+    caller: FrameType | None = sys._getframe(1)
+    while caller is not None and caller.f_globals.get("__name__") in (__name__, "asyncio.runners"):
+        caller = caller.f_back
+    return caller is None or caller.f_globals.get("__name__") != "uvloop"
 
 
 def _patch_runner() -> None:

@@ -66,6 +66,8 @@ class Running(Room):
         """Make this thread the loop's own. Undone by `_run_forever_cleanup`."""
         self._check_closed()
         self._check_running()
+        # First, because it may need descriptors and fail for want of them.
+        self._wakeup_armed = self._arm_wakeup_fd()
         self._set_coroutine_origin_tracking(self._debug)
         self._old_agen_hooks = sys.get_asyncgen_hooks()
         self._thread_id = threading.get_ident()
@@ -74,7 +76,6 @@ class Running(Room):
             finalizer=self._asyncgen_finalizer_hook,
         )
         events._set_running_loop(self)
-        self._wakeup_armed = self._arm_wakeup_fd()
 
     def _run_forever_cleanup(self) -> None:
         """Give the thread back as `_run_forever_setup` found it."""

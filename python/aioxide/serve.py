@@ -30,7 +30,9 @@ _REMOVES_SOCKET_FILE = sys.version_info >= (3, 13)
 
 
 def _set_reuseport(sock: socket.socket) -> None:
-    """Set SO_REUSEPORT; raise ValueError where the system knows the option but not the thing."""
+    """Set SO_REUSEPORT; raise ValueError where that cannot be done."""
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise ValueError("reuse_port not supported by socket module")
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError:

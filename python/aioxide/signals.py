@@ -138,8 +138,11 @@ class Signals(Room):
         if handle.cancelled():
             self.remove_signal_handler(signum)
         else:
-            fired: Any = handle
-            self.call_soon(fired._callback, *fired._args, context=fired._context)
+            known: Any = handle
+            fired: Any = self.call_soon(known._callback, *known._args, context=known._context)
+            if known._source_traceback:
+                # Debug mode tells where the handler was added, not where the signal was read.
+                fired._source_traceback = known._source_traceback
 
     def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Call `callback(*args)` in the loop whenever signal `sig` arrives.

@@ -63,7 +63,7 @@ def replace_loop(loop: str) -> None:
         for name in ("SelectorEventLoop", "EventLoop"):
             if hasattr(module, name):
                 setattr(module, name, SelectorEventLoop)
-    policy: Any = asyncio.unix_events._UnixDefaultEventLoopPolicy  # type: ignore[attr-defined]
+    policy: Any = asyncio.unix_events._UnixDefaultEventLoopPolicy
     policy._loop_factory = base
 
 

@@ -1,12 +1,12 @@
 """The parity harness: one test body, run on stock asyncio first and on aioxide then.
 
-A test that takes the `lib` fixture is run once for every *kind* of event loop and types below. What a body
-gives to `lib.note()` is its trace; the trace of every other kind must equal the trace of the stock run, and a
-body that did not pass on stock asyncio counts as failed everywhere else.
+A test that takes the `lib` fixture is run once for every *kind* of event loop and types below. What
+a body gives to `lib.note()` is its trace; the trace of every other kind must equal the trace of the
+stock run, and a body that did not pass on stock asyncio counts as failed everywhere else.
 
-After each body the harness closes what the body left open and fails the test for any line of the `asyncio`
-logger at WARNING or above, unraisable exception, ResourceWarning or RuntimeWarning, file descriptor or thread
-that the body did not take or end itself.
+After each body the harness closes what the body left open, and fails the test for any line of the
+`asyncio` logger at WARNING or above, unraisable exception, ResourceWarning or RuntimeWarning, file
+descriptor or thread that the body did not take or end itself.
 
 Kinds:
     asyncio   stock loop, stock types: the reference
@@ -41,10 +41,7 @@ from typing import Any
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 
-try:
-    import aioxide
-except ImportError:
-    aioxide = None
+import aioxide
 
 KINDS = ("asyncio", "aioxide")
 ALL_KINDS = ("asyncio", "aioxide", "loose", "foreign", "guest")
@@ -343,7 +340,9 @@ def _compare(trace: list[Any], stock: list[Any] | None) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker that chooses kinds."""
-    config.addinivalue_line("markers", "kinds(*names): kinds of loop and types to run a body on, or 'all'")
+    config.addinivalue_line(
+        "markers", "kinds(*names): kinds of loop and types to run a body on, or 'all'"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -376,8 +375,6 @@ def lib(request: pytest.FixtureRequest) -> Iterator[Lib]:
         _stock_traces[key] = None
     elif _stock_traces.get(key, _MISSING) is None:
         pytest.fail("stock asyncio did not pass this body")
-    if kind != "asyncio" and aioxide is None:
-        pytest.skip("aioxide is not built")
     lib = Lib(kind)
     with _watched(lib):
         try:

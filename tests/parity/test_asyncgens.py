@@ -14,6 +14,12 @@ class Waits:
         yield
 
 
+async def turns():
+    """Let the loop turn often enough to close a generator."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 def make(lib, name="gen", clean=True):
     """Make a generator that notes how it ends."""
 
@@ -44,7 +50,7 @@ def test_dropped_generator_is_closed_by_the_loop(lib):
             lib.note(number)
             break
         gc.collect()
-        await asyncio.sleep(0.001)
+        await turns()
         lib.note("end of main")
 
     lib.run(main)
@@ -118,7 +124,7 @@ def test_error_in_the_cleaning_of_a_dropped_generator(lib):
         await gen.asend(None)
         del gen
         gc.collect()
-        await asyncio.sleep(0.001)
+        await turns()
         gc.collect()
         lib.note([(sorted(c), c["message"].split("<")[0], c["exception"]) for c in seen])
         seen.clear()
@@ -151,7 +157,7 @@ def test_dropped_in_another_thread(lib):
         await box[0].asend(None)
         await lib.loop.run_in_executor(None, box.clear)
         gc.collect()
-        await asyncio.sleep(0.001)
+        await turns()
         lib.note("end of main")
 
     lib.run(main)
@@ -161,12 +167,12 @@ def test_dropped_after_the_loop_has_closed(lib):
     loop = lib.new_loop()
     gen = make(lib, clean=False)
 
-    async def main():
+    async def main(gen):
         await gen.asend(None)
 
-    loop.run_until_complete(main())
+    loop.run_until_complete(main(gen))
     loop.close()
-    del gen, main
+    del gen
     gc.collect()
     lib.note([w[0] for w in lib.warnings_taken()], lib.unraisable_taken())
 
@@ -208,7 +214,7 @@ def test_cancelled_while_iterating(lib):
             await task
         except asyncio.CancelledError:
             lib.note("cancelled")
-        await asyncio.sleep(0.001)
+        await turns()
 
     lib.run(main)
 

@@ -8,7 +8,7 @@ from array import array
 from typing import Any
 
 import pytest
-from wire import ROUTES, BufferedRecorder, Recorder, link, nameless, on_loop, turns
+from wire import ROUTES, BufferedRecorder, Recorder, io_turns, link, nameless, on_loop, turns
 
 routes = pytest.mark.parametrize("route", ROUTES)
 MILLION = random.Random(3).randbytes(1_000_000)
@@ -141,7 +141,7 @@ async def test_eof_kept_open(lib: Any) -> None:
     ):
         peer.shutdown()
         await protocol.seen("ER")
-        await turns(4)
+        await io_turns()
         transport.write(b"answer")
         assert await peer.exactly(6) == b"answer"
         transport.close()
@@ -160,7 +160,7 @@ async def test_pause_in_buffer_updated(lib: Any) -> None:
     ):
         peer.send(b"abcdefgh")
         assert await protocol.has(4) == b"abcd"
-        await turns(5)
+        await io_turns()
         lib.note(protocol.hints, bytes(protocol.data))
         transport.resume_reading()
         assert await protocol.has(8) == b"abcdefgh"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from wire import Peer, Recorder, listening, on_loop, stock_at, tcp_pair, turns, until
+from wire import Peer, Recorder, io_turns, listening, on_loop, stock_at, tcp_pair, turns, until
 
 # A port of loopback that nobody listens on: that of the port service multiplexer, unused today.
 DEAD_PORT = 1
@@ -320,11 +320,11 @@ async def test_cancelled_with_a_given_socket(lib: Any, waits: int) -> None:
     await turns(waits)
     task.cancel()
     results = await asyncio.gather(task, return_exceptions=True)
-    await turns(5)
+    await io_turns()
     lib.note([type(r) for r in results])
     if isinstance(results[0], tuple):
         results[0][0].abort()
-        await turns(3)
+        await io_turns()
     if ours.fileno() != -1:
         ours.close()
     opened = [os.open("/dev/null", os.O_RDONLY)]
@@ -333,7 +333,7 @@ async def test_cancelled_with_a_given_socket(lib: Any, waits: int) -> None:
     before = identity(fd)
     del task, results, ours
     gc.collect()
-    await turns(5)
+    await io_turns()
     assert identity(fd) == before
     for fd in opened:
         os.close(fd)
@@ -358,7 +358,7 @@ async def test_cancelled_by_address(lib: Any, waits: int) -> None:
         more = [os.open("/dev/zero", os.O_RDONLY) for _ in range(4)]
         after = [identity(fd) for fd in more]
         del task, result
-        await turns(5)
+        await io_turns()
         gc.collect()
         assert [identity(fd) for fd in opened] == before
         assert [identity(fd) for fd in more] == after
@@ -376,11 +376,11 @@ async def test_cancelled_sock_connect_leaves_the_socket(lib: Any) -> None:
         sock.setblocking(False)
         before = identity(sock.fileno())
         task = asyncio.ensure_future(loop.sock_connect(sock, mute.getsockname()))
-        await turns(3)
+        await io_turns()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await turns(3)
+        await io_turns()
         assert identity(sock.fileno()) == before
         lib.note(loop.remove_writer(sock))
 

@@ -54,8 +54,14 @@ def test_debug_by_environment(lib, value, option):
     import subprocess
 
     done = subprocess.run(
-        [sys.executable, *option, "-W", "ignore", "-c",
-         f"import {lib.module.__name__} as LIB; {code}"],
+        [
+            sys.executable,
+            *option,
+            "-W",
+            "ignore",
+            "-c",
+            f"import {lib.module.__name__} as LIB; {code}",
+        ],
         env={**os.environ, "PYTHONASYNCIODEBUG": value},
         capture_output=True,
         text=True,

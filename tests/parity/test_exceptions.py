@@ -1,4 +1,4 @@
-"""Errors that travel through futures and tasks: never retrieved, chained, stop iterations, exits."""
+"""Errors that travel through futures and tasks: never retrieved, chained, exits."""
 
 import asyncio
 import gc
@@ -71,11 +71,11 @@ def test_retrieved_is_not_reported(lib, how):
         future._log_traceback = False
     elif how == "await":
 
-        async def body():
+        async def body(future):
             with pytest.raises(LookupError):
                 await future
 
-        lib.loop.run_until_complete(body())
+        lib.loop.run_until_complete(body(future))
     del future
     gc.collect()
     assert seen == []
@@ -375,6 +375,14 @@ def test_scheduling_from_a_frames_destructor(lib):
 
 def test_cancelled_error_classes(lib):
     lib.note(issubclass(asyncio.CancelledError, Exception), asyncio.CancelledError.__mro__[1])
-    for name in ("CancelledError", "InvalidStateError", "TimeoutError", "QueueFull", "QueueEmpty",
-                 "IncompleteReadError", "LimitOverrunError", "BrokenBarrierError"):
+    for name in (
+        "CancelledError",
+        "InvalidStateError",
+        "TimeoutError",
+        "QueueFull",
+        "QueueEmpty",
+        "IncompleteReadError",
+        "LimitOverrunError",
+        "BrokenBarrierError",
+    ):
         assert getattr(lib.module, name) is getattr(asyncio, name)

@@ -136,8 +136,7 @@ def test_cancel_while_it_runs(lib):
             ended.set()
 
         future = lib.loop.run_in_executor(None, job)
-        while not started.is_set():
-            await asyncio.sleep(0)
+        await lib.loop.run_in_executor(None, started.wait)
         lib.note(future.cancel())
         try:
             await future

@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-from wire import ROUTES, Recorder, fill, link, on_loop, stock_at, turns, until
+from wire import ROUTES, Recorder, fill, io_turns, link, on_loop, stock_at, until
 
 routes = pytest.mark.parametrize("route", ROUTES)
 KIB = 1024
@@ -104,7 +104,7 @@ async def test_pause_and_resume(lib: Any, route: str) -> None:
         transport.write(b"y" * 1000)
         assert protocol.calls == ["CM", "PW"]
         await drained(transport, peer)
-        await turns(2)
+        await io_turns()
         assert protocol.calls == ["CM", "PW", "RW"]
         (_, at_pause), (_, at_resume) = sizes
         lib.note(protocol.calls, at_pause)
@@ -155,7 +155,7 @@ async def test_zero_limits(lib: Any) -> None:
         fill(transport)
         assert protocol.calls == ["CM", "PW"]
         await drained(transport, peer)
-        await turns(2)
+        await io_turns()
         lib.note(protocol.calls)
         assert protocol.calls == ["CM", "PW", "RW"]
 
@@ -172,7 +172,7 @@ async def test_lowering_the_limits_pauses(lib: Any) -> None:
         transport.set_write_buffer_limits(high=1 << 24)
         assert protocol.calls == ["CM", "PW"]
         await drained(transport, peer)
-        await turns(2)
+        await io_turns()
         lib.note(protocol.calls)
 
 
@@ -218,7 +218,7 @@ async def test_reentry_in_pause_writing(lib: Any) -> None:
         assert protocol.calls == ["CM", "PW"]
         got = await peer.exactly(size + 13)
         assert got[size:] == b"from within!?"
-        await turns(3)
+        await io_turns()
         lib.note(protocol.calls, seen)
 
 
@@ -257,7 +257,7 @@ async def test_ending_in_pause_writing(lib: Any, end: str) -> None:
         reader = asyncio.ensure_future(peer.rest())
         await protocol.seen("CL")
         await reader
-        await turns(3)
+        await io_turns()
         lib.note([w for w in protocol.calls if w != "RW"])
 
 
@@ -274,7 +274,7 @@ async def test_ending_in_resume_writing(lib: Any, end: str) -> None:
         reader = asyncio.ensure_future(peer.rest())
         await protocol.seen("CL")
         await reader
-        await turns(3)
+        await io_turns()
         assert protocol.calls == ["CM", "PW", "RW", "CL"]
         assert protocol.lost_with is None
 
@@ -287,7 +287,7 @@ async def test_no_resume_for_a_lost_connection(lib: Any) -> None:
         fill(transport)
         transport.abort()
         await protocol.seen("CL")
-        await turns(3)
+        await io_turns()
         lib.note(protocol.calls)
         assert protocol.calls == ["CM", "PW", "CL"]
 
@@ -313,7 +313,7 @@ async def test_pause_belongs_to_the_transport(lib: Any) -> None:
         other = Recorder()
         transport.set_protocol(other)
         await drained(transport, peer)
-        await turns(2)
+        await io_turns()
         lib.note(protocol.calls, other.calls)
         assert other.calls == ["RW"]
 

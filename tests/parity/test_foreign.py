@@ -361,7 +361,7 @@ def test_patched_current_task(lib):
 
 
 def test_patched_handle_run(lib):
-    """Tools count callbacks by replacing `asyncio.Handle._run`; a subclass must still call super."""
+    """Tools count callbacks by replacing `asyncio.Handle._run`; a subclass call super."""
     calls = []
     real = asyncio.Handle._run
 

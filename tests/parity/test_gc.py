@@ -14,7 +14,7 @@ class Kept:
 
 
 def gone(*refs):
-    """Collect (twice: a finalizer may have kept things once), then say which references are dead."""
+    """Collect (twice: a finalizer may keep things once), then say which references are dead."""
     gc.collect()
     gc.collect()
     return [ref() is None for ref in refs]
@@ -26,9 +26,6 @@ def test_types_are_tracked(lib):
     handle = lib.loop.call_soon(print, future)
     timer = lib.loop.call_later(1000, print, future)
     lib.note([gc.is_tracked(o) for o in (future, task, handle, timer)])
-    assert future in gc.get_referents(*[o for o in gc.get_referents(handle)]) or (
-        future in gc.get_referents(handle) or lib.kind != "asyncio"
-    )
     handle.cancel()
     timer.cancel()
     lib.turns(2)

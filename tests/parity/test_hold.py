@@ -1,7 +1,8 @@
 """Which tasks the garbage collector may take: the one promised deviation from asyncio.
 
-A native task on an aioxide loop that is scheduled, or waits on anything of that loop, is kept alive until it is
-done. With `hold_tasks=False`, and on a foreign loop, asyncio's rule holds: the program must keep it.
+A native task on an aioxide loop that is scheduled, or waits on anything of that loop, is kept alive
+until it is done. With `hold_tasks=False`, and on a foreign loop, asyncio's rule holds: the program
+must keep its tasks.
 """
 
 import asyncio
@@ -169,18 +170,18 @@ def test_a_closed_loop_with_waiting_tasks_is_collectable(lib):
     loop.set_exception_handler(lambda loop, context: contexts.append(context["message"]))
     refs = [weakref.ref(loop)]
 
-    async def body(kept):
+    async def body(loop, kept):
         await loop.create_future()
 
     for _ in range(3):
         kept = Kept()
         refs.append(weakref.ref(kept))
-        refs.append(weakref.ref(loop.create_task(body(kept))))
+        refs.append(weakref.ref(loop.create_task(body(loop, kept))))
     del kept
     lib.turns(2, loop)
     loop.close()
     lib.loops.clear()
-    del loop, body
+    del loop
     gc.collect()
     gc.collect()
     lib.note([r() is None for r in refs], contexts)

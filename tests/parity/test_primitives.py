@@ -1,4 +1,4 @@
-"""What asyncio builds on loops, tasks and futures: gather, wait, timeouts, groups, locks, queues."""
+"""What asyncio builds on loops, tasks and futures: gather, wait, timeouts, locks, queues."""
 
 import asyncio
 import gc
@@ -199,7 +199,9 @@ def test_shield_loses_an_error(lib):
 
 def test_as_completed(lib):
     async def main():
-        lib.note([await f for f in asyncio.as_completed([idle(3, "c"), idle(1, "a"), idle(2, "b")])])
+        lib.note(
+            [await f for f in asyncio.as_completed([idle(3, "c"), idle(1, "a"), idle(2, "b")])]
+        )
         results = []
         for future in asyncio.as_completed([idle(1, "in time"), asyncio.sleep(100)], timeout=0.002):
             results.append(await settled(future))

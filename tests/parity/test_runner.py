@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import itertools
 import os
 import signal
 import sys
@@ -216,8 +217,10 @@ def test_runner_sets_the_event_loop(lib):
 
 
 def _current():
-    return asyncio.get_event_loop_policy().get_event_loop() if sys.version_info < (3, 14) else (
-        asyncio.get_event_loop()
+    return (
+        asyncio.get_event_loop_policy().get_event_loop()
+        if sys.version_info < (3, 14)
+        else (asyncio.get_event_loop())
     )
 
 
@@ -315,7 +318,7 @@ def test_ctrl_c_in_a_callback(lib):
 def test_ctrl_c_in_a_busy_program(lib):
     async def main():
         threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
-        while True:
+        for _ in itertools.count():
             await asyncio.sleep(0)
 
     lib.catch(lib.module.run, main())

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pytest
-from wire import Peer, Recorder, listening, nameless, on_loop, turns, until
+from wire import Peer, Recorder, io_turns, listening, nameless, on_loop, turns, until
 
 new_in_313 = pytest.mark.skipif(sys.version_info < (3, 13), reason="new in 3.13")
 
@@ -46,7 +46,7 @@ async def stop(server: Any, *peers: Peer) -> None:
     server.close()
     for peer in peers:
         peer.close()
-    await turns(5)
+    await io_turns()
     await server.wait_closed()
 
 

@@ -102,17 +102,6 @@ async def test_sendall(lib: Any, kind: str) -> None:
 
 
 @on_loop
-async def test_sendall_of_wide_items(lib: Any) -> None:
-    """A buffer of wide items is sent as its bytes."""
-    from array import array
-
-    loop = asyncio.get_running_loop()
-    with pair() as (one, two):
-        await loop.sock_sendall(one, array("I", [1, 2, 3]))
-        lib.note(await loop.sock_recv(two, 100))
-
-
-@on_loop
 async def test_connect_and_accept(lib: Any) -> None:
     """Both ends made by the loop; the accepted socket does not block."""
     loop = asyncio.get_running_loop()
@@ -160,7 +149,8 @@ async def test_connect_errors(lib: Any) -> None:
         sock.setblocking(False)
         await loop.sock_connect(sock, ("localhost", listener.getsockname()[1]))
         with pytest.raises(OSError) as caught:
-            await loop.sock_connect(sock, listener.getsockname())
+            for _ in range(2):  # Linux passes over the first one.
+                await loop.sock_connect(sock, listener.getsockname())
         lib.note(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""Stream transports, whatever way they were come by: the order of calls, every byte, every way to end."""
+"""Stream transports by every route: the order of calls, every byte, every way to end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from wire import (
     BufferedRecorder,
     Recorder,
     fill,
+    io_turns,
     link,
     nameless,
     on_loop,
@@ -72,7 +73,7 @@ async def test_close_says_all_then_ends(lib: Any, route: str) -> None:
         await protocol.seen("CL")
         transport.close()
         transport.abort()
-        await turns(3)
+        await io_turns()
         lib.note(protocol.calls, protocol.lost_with)
         assert protocol.calls == ["CM", "CL"]
 
@@ -85,7 +86,7 @@ async def test_close_waits_for_the_buffer(lib: Any, route: str) -> None:
         size = fill(transport)
         transport.write(MILLION)
         transport.close()
-        await turns(5)
+        await io_turns()
         lib.note(protocol.grammar, transport.is_closing(), transport.get_write_buffer_size() > 0)
         assert protocol.calls == ["CM", "PW"]
         got = await peer.exactly(size + len(MILLION))
@@ -104,10 +105,10 @@ async def test_a_closing_transport_reads_nothing(lib: Any, route: str) -> None:
         transport.close()
         peer.send(b"unread")
         peer.shutdown()
-        await turns(5)
+        await io_turns()
         lib.note(transport.is_reading(), protocol.calls)
         transport.resume_reading()
-        await turns(5)
+        await io_turns()
         transport.abort()
         await protocol.seen("CL")
         assert protocol.calls == ["CM", "PW", "CL"]
@@ -140,10 +141,10 @@ async def test_eof_kept_open(lib: Any, route: str) -> None:
         peer.send(b"question")
         peer.shutdown()
         await protocol.seen("ER")
-        await turns(5)
+        await io_turns()
         lib.note(protocol.calls, transport.is_closing(), transport.is_reading())
         transport.write(b"answer")
-        await turns(5)
+        await io_turns()
         assert await peer.exactly(6) == b"answer"
         transport.close()
         assert await peer.rest() == b""
@@ -164,7 +165,7 @@ async def test_eof_answers(lib: Any, route: str, answer: Any) -> None:
     ):
         peer.shutdown()
         await protocol.seen("ER")
-        await turns(2)
+        await io_turns()
         assert transport.is_closing() is not bool(answer)
         lib.note(transport.is_closing(), protocol.calls)
 
@@ -173,7 +174,7 @@ async def test_eof_answers(lib: Any, route: str, answer: Any) -> None:
 @pytest.mark.parametrize("route", ["connect", "connect-sock", "served", "accepted"])
 @on_loop
 async def test_reset_by_peer(lib: Any, route: str, protocol_type: Any) -> None:
-    """A reset reaches connection_lost as ConnectionResetError, without eof_received, and is not logged."""
+    """A reset reaches connection_lost as ConnectionResetError, without eof_received or a log."""
     seen = lib.contexts(asyncio.get_running_loop())
     async with link(protocol_type, route) as (transport, protocol, peer):
         peer.send(b"x")
@@ -218,7 +219,7 @@ async def test_pause_and_resume_reading(lib: Any, route: str) -> None:
         lib.note(transport.is_reading())
         peer.send(b"one")
         peer.shutdown()
-        await turns(10)
+        await io_turns()
         assert protocol.calls == ["CM"]
         transport.resume_reading()
         transport.resume_reading()
@@ -240,7 +241,7 @@ async def test_pause_reading_before_the_first_read(lib: Any) -> None:
         transport, protocol = await asyncio.get_running_loop().create_connection(
             lambda: Recorder(connection_made=made), sock=ours
         )
-        await turns(10)
+        await io_turns()
         assert protocol.calls == ["CM"] and not transport.is_reading()
         transport.resume_reading()
         assert await protocol.has(5) == b"early"
@@ -280,7 +281,7 @@ async def test_close_in_data_received(lib: Any) -> None:
         async with link(factory) as (_, protocol, peer):
             await peer.send_all(MILLION[:300_000])
             await protocol.seen("CL")
-            await turns(3)
+            await io_turns()
             lib.note(protocol.calls, protocol.lost_with)
             assert protocol.calls == ["CM", "DR", "CL"]
 
@@ -319,7 +320,7 @@ async def test_write_in_connection_made_and_lost(lib: Any) -> None:
 
 @on_loop
 async def test_order_of_calls_and_waiter(lib: Any) -> None:
-    """connection_made runs before create_connection returns, connection_lost in a turn after close()."""
+    """connection_made runs before create_connection returns, connection_lost after close()."""
     loop = asyncio.get_running_loop()
     order: list[str] = []
     factory = lambda: Recorder(  # noqa: E731

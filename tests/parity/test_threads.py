@@ -1,4 +1,4 @@
-"""Loops and tasks in many threads: run_coroutine_threadsafe, all_tasks everywhere, one loop per thread."""
+"""Loops and tasks in many threads: run_coroutine_threadsafe, all_tasks, one loop per thread."""
 
 import asyncio
 import concurrent.futures

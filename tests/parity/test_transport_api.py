@@ -15,6 +15,7 @@ from wire import (
     Peer,
     Recorder,
     fill,
+    io_turns,
     join,
     link,
     nameless,
@@ -89,7 +90,7 @@ async def test_wrong_arguments(lib: Any, name: str) -> None:
             getattr(transport, name)(1, 2, 3, 4)
         with pytest.raises(TypeError):
             getattr(transport, name)(unknown=1)
-        await turns(2)
+        await io_turns()
         lib.note(transport.is_closing(), protocol.calls)
 
 
@@ -139,7 +140,7 @@ async def test_transport_socket_refuses_io(lib: Any) -> None:
 async def test_text(lib: Any, route: str) -> None:
     """repr() tells the state as asyncio's does, in every state."""
     async with link(Recorder, route) as (transport, protocol, peer):
-        await turns(2)
+        await io_turns()
         lib.note(nameless(repr(transport)))
         transport.pause_reading()
         lib.note(nameless(repr(transport)))
@@ -241,7 +242,7 @@ async def test_a_closed_transport_is_freed(lib: Any) -> None:
     transport.close()
     await protocol.seen("CL")
     protocol.transport = None
-    await turns(2)
+    await io_turns()
     refs = [weakref.ref(transport), weakref.ref(protocol)]
     peer.close()
     del transport, protocol
@@ -263,7 +264,7 @@ async def test_open_transports_are_kept_by_the_loop(lib: Any) -> None:
     ours, theirs = tcp_pair()
     await loop.create_connection(Quiet, sock=ours)
     gc.collect()
-    await turns(3)
+    await io_turns()
     gc.collect()
     theirs.send(b"are you there?")
     lib.note(await got)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wire import Peer, Recorder, abstract_name, on_loop, stock_at, turns, until
+from wire import Peer, Recorder, abstract_name, io_turns, on_loop, stock_at, until
 
 new_in_313 = pytest.mark.skipif(sys.version_info < (3, 13), reason="new in 3.13")
 
@@ -206,7 +206,7 @@ async def test_start_serving_later(lib: Any, place: Path) -> None:
 
 @on_loop
 async def test_full_backlog(lib: Any, place: Path) -> None:
-    """connect() to a Unix socket whose queue is full: whatever becomes of it, it is stock's answer."""
+    """connect() to a Unix socket whose queue is full gives stock's answer."""
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as one:
         listener.bind("full.sock")
@@ -259,5 +259,5 @@ async def test_a_factory_that_raises(lib: Any, place: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         await asyncio.get_running_loop().create_unix_connection(lambda: 1 // 0, "a.sock")
     server.close()
-    await turns(3)
+    await io_turns()
     await server.wait_closed()

@@ -66,7 +66,7 @@ async def test_write_eof_at_once(lib: Any) -> None:
 
 @on_loop
 async def test_write_to_a_reset_connection(lib: Any) -> None:
-    """A write that the kernel refuses loses the connection with that error; later writes only warn."""
+    """A write that the kernel refuses loses the connection; later writes only warn."""
     async with link(lambda: Recorder(eof_received=lambda p: True)) as (transport, protocol, peer):
         transport.pause_reading()
         peer.reset()
@@ -188,7 +188,7 @@ async def test_writelines(lib: Any) -> None:
 async def test_mutable_buffers_are_taken_as_they_were(lib: Any) -> None:
     """A bytearray may be changed and resized after write(): what leaves is what was there."""
     if stock_at(lib, (3, 12)):
-        return  # Stock asyncio keeps a view of the caller's memory from 3.12 on: a known difference.
+        return  # Stock asyncio keeps a view of the caller's memory from 3.12 on.
     async with link() as (transport, _, peer):
         size = fill(transport)
         text = bytearray(b"before" * 1000)

@@ -1,12 +1,14 @@
-"""What the transport tests share: recording protocols, plain socket peers, and the routes to a transport.
+"""What the transport tests share: recording protocols, plain peers, routes to a transport.
 
-A *route* is one way in which a program comes by a stream transport (a client's connection, a server's accepted
-one, a Unix socket ...). The conformance tests run over every route: the transport must be the same behind all.
+A *route* is one way in which a program comes by a stream transport (a client's connection, a
+server's accepted one, a Unix socket ...). The conformance tests run over every route: the transport
+must be the same behind all.
 
 A protocol of this module records the calls it gets as words:
     CM connection_made, DR data_received or buffer_updated, ER eof_received, CL connection_lost,
     PW pause_writing, RW resume_writing
-A *hook* is called after a call was recorded, with the protocol and the call's arguments; it may do anything.
+A *hook* is called after a call was recorded, with the protocol and the call's arguments; it may do
+anything.
 
 Nothing here sleeps to wait: a body waits for a call of its protocol, or for its peer's bytes.
 """
@@ -30,6 +32,8 @@ from typing import Any
 WAIT_SECONDS_MAX = 30.0
 # Turns that a loop may take to do what it has been told to do, without any outside event.
 TURNS_MAX = 200
+# Turns after which any loop has looked at its descriptors, however busy its ready queue is.
+IO_TURNS = 80
 
 # Every way to come by a stream transport.
 ROUTES = (
@@ -46,7 +50,7 @@ _names = itertools.count()
 
 
 def on_loop(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Make a test of a coroutine function: it runs in a Runner of the test's kind, with a time limit."""
+    """Make a test of a coroutine function: it runs in a Runner of its kind, with a time limit."""
 
     @functools.wraps(body)
     def test(**fixtures: Any) -> None:
@@ -67,6 +71,11 @@ async def turns(count: int = 1) -> None:
         await asyncio.sleep(0)
 
 
+async def io_turns() -> None:
+    """Let the loop take so many turns that it has surely looked at its descriptors, twice."""
+    await turns(IO_TURNS)
+
+
 async def until(condition: Callable[[], Any]) -> None:
     """Take turns until a condition holds that needs no outside event."""
     for _ in range(TURNS_MAX):
@@ -79,8 +88,8 @@ async def until(condition: Callable[[], Any]) -> None:
 def stock_at(lib: Any, first: tuple[int, ...], end: tuple[int, ...] = (9,)) -> bool:
     """Tell whether this is stock asyncio of a version from `first` to before `end`.
 
-    For what stock asyncio does wrong in those versions and right in others: the body then asserts what is
-    right for everyone else, and notes nothing.
+    For what stock asyncio does wrong in those versions and right in others: the body then asserts
+    what is right for everyone else, and notes nothing.
     """
     return bool(lib.kind == "asyncio" and first <= sys.version_info[:3] < end)
 
@@ -330,7 +339,7 @@ async def link(
 
 
 def fill(transport: Any, chunk: bytes = bytes(1 << 16)) -> int:
-    """Write until the kernel takes no more and something is buffered; give the number of bytes written."""
+    """Write until the kernel takes no more and something is buffered; give the bytes written."""
     written = 0
     while not transport.get_write_buffer_size() and not transport.is_closing():
         transport.write(chunk)

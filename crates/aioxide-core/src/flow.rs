@@ -101,7 +101,7 @@ impl Flow {
         pause
     }
 
-    /// True once, when a shrinking queue reached the low limit: the caller now resumes the protocol.
+    /// True once, when a shrinking queue reached the low limit: the caller resumes the protocol.
     #[must_use]
     pub fn should_resume(&mut self, size_bytes: usize) -> bool {
         let resume = self.paused && size_bytes <= self.low_bytes;

@@ -9,13 +9,9 @@
 //! - [`stats`], [`heartbeat`]: what other threads may read while the loop runs.
 //!
 //! Invariants: no Python anywhere; entries are generic, moved in and handed back, never dropped
-//! behind the caller's back; unsafe code lives in `backend/sys.rs` alone (and `buf.rs`).
+//! behind the caller's back; unsafe code lives in `backend/sys` (and `buf.rs`).
 
 #![deny(unsafe_code)]
-#![allow(
-    unexpected_cfgs,
-    reason = "`loom` is a cfg of the model checker's, given by RUSTFLAGS"
-)]
 
 pub mod backend;
 pub mod buf;

@@ -28,7 +28,7 @@
 //! *Source*: asyncio `selector_events._SelectorSocketTransport` of 3.14.
 #![forbid(unsafe_code)]
 
-use crate::buf::{ReadInto, ReadSizer, WriteQueue};
+use crate::buf::WriteQueue;
 use crate::flow::{Flow, LimitsError};
 
 #[cfg(test)]
@@ -55,7 +55,6 @@ pub const LOST_WRITES_SILENT: u32 = 5;
 pub struct Stream<C> {
     queue: WriteQueue<C>,
     flow: Flow,
-    sizer: ReadSizer,
     /// `pause_reading()` is in force.
     paused: bool,
     closing: bool,
@@ -78,7 +77,6 @@ impl<C> Default for Stream<C> {
         Self {
             queue: WriteQueue::default(),
             flow: Flow::default(),
-            sizer: ReadSizer::default(),
             paused: false,
             closing: false,
             eof: false,
@@ -148,11 +146,6 @@ impl<C: AsRef<[u8]>> Stream<C> {
     pub fn limits(&self) -> (usize, usize) {
         self.flow.limits()
     }
-
-    /// Where the next read should land.
-    pub fn read_into(&self) -> ReadInto {
-        self.sizer.plan()
-    }
 }
 
 /// Reading, closing and failing.
@@ -188,11 +181,6 @@ impl<C: AsRef<[u8]>> Stream<C> {
     #[must_use]
     pub fn handle_readable(&self) -> bool {
         self.want_read && self.conn_lost == 0
-    }
-
-    /// A read returned `len` bytes to deliver, more than zero.
-    pub fn handle_received(&mut self, len: usize) {
-        self.sizer.record(len);
     }
 
     /// `eof_received()` answered: a true answer keeps the writing side open, a false one closes.
@@ -383,7 +371,7 @@ impl<C: AsRef<[u8]>> Stream<C> {
         })
     }
 
-    /// Sets the limits in bytes, as [`Flow::set_limits`], and pauses the protocol if they demand it.
+    /// Sets the limits in bytes, as [`Flow::set_limits`], and pauses the protocol if need be.
     ///
     /// # Errors
     /// [`LimitsError`] unless `high >= low >= 0`; nothing changes then.

@@ -18,7 +18,8 @@ use pyo3_ffi as c;
 use crate::event_loop::{self, LoopFields};
 use crate::ffi::call::{dict, dict_set, int, list, string, tuple};
 use crate::ffi::class::{
-    Class, add_methods_of, Visitor, attribute, bind_tuple, generic_alias, initializer, noargs, onearg, varargs,
+    Class, Visitor, add_methods_of, attribute, bind_tuple, generic_alias, initializer, noargs,
+    onearg, varargs,
 };
 use crate::ffi::error::{SavedError, given_matches};
 use crate::ffi::object::{boolean, none_ref};
@@ -54,7 +55,8 @@ pub struct FutureFields {
     native: Cell<*const LoopFields>,
     first_target: Slot,
     first_context: Slot,
-    /// The second and later waiters.
+    /// The second and later waiters. Boxed so that the field is one word and zero means none.
+    #[allow(clippy::box_collection)]
     more: Cell<Option<Box<Vec<Waiter>>>>,
     result: Slot,
     exception: Slot,
@@ -98,13 +100,21 @@ impl FutureFields {
     #[inline]
     pub fn attach(&self, event_loop: Obj<'_>, native: &LoopFields) {
         self.event_loop.set(Some(event_loop.to_ref()));
-        self.native.set(if native.is_direct() { native } else { std::ptr::null() });
+        self.native.set(if native.is_direct() {
+            native
+        } else {
+            std::ptr::null()
+        });
     }
 
     /// Remembers where the future was created, if the loop debugs.
     #[inline]
     pub fn trace_source(&self, native: &LoopFields) -> R<()> {
-        if native.debug() { self.set_source() } else { Ok(()) }
+        if native.debug() {
+            self.set_source()
+        } else {
+            Ok(())
+        }
     }
 
     #[cold]
@@ -152,23 +162,33 @@ impl FutureFields {
         }
     }
 
+    #[allow(clippy::box_collection)]
     /// Takes all waiters, in the order in which they came.
     fn take_waiters(&self) -> (Option<Waiter>, Option<Box<Vec<Waiter>>>) {
         let first = self.first_target.take();
         let context = self.first_context.take();
-        (first.map(|target| Waiter { target, context }), self.more.take())
+        (
+            first.map(|target| Waiter { target, context }),
+            self.more.take(),
+        )
     }
 
     /// References to all waiters, in order.
     fn waiters(&self) -> Vec<Waiter> {
         let mut waiters = Vec::new();
         if let Some(target) = self.first_target.get() {
-            waiters.push(Waiter { target, context: self.first_context.get() });
+            waiters.push(Waiter {
+                target,
+                context: self.first_context.get(),
+            });
         }
         let more = self.more.take();
         for waiter in more.iter().flat_map(|more| more.iter()) {
             let context = waiter.context.clone();
-            waiters.push(Waiter { target: waiter.target.clone(), context });
+            waiters.push(Waiter {
+                target: waiter.target.clone(),
+                context,
+            });
         }
         self.more.set(more);
         waiters
@@ -192,7 +212,12 @@ impl FutureFields {
         let more = self.more.take();
         for waiter in more.iter().flat_map(|more| more.iter()) {
             visitor.visit(waiter.target.ptr());
-            visitor.visit(waiter.context.as_ref().map_or(std::ptr::null_mut(), Ref::ptr));
+            visitor.visit(
+                waiter
+                    .context
+                    .as_ref()
+                    .map_or(std::ptr::null_mut(), Ref::ptr),
+            );
         }
         self.more.set(more);
     }
@@ -232,7 +257,11 @@ pub fn loop_of(future: Obj<'_>) -> R<Ref> {
 }
 
 fn ensure_initialised(this: &FutureFields) -> R<()> {
-    if this.event_loop.is_empty() { Err(not_initialised()) } else { Ok(()) }
+    if this.event_loop.is_empty() {
+        Err(not_initialised())
+    } else {
+        Ok(())
+    }
 }
 
 #[cold]
@@ -313,7 +342,11 @@ pub fn set_exception(future: Obj<'_>, exception: Obj<'_>) -> R<()> {
 fn exception_instance(exception: Obj<'_>) -> R<Ref> {
     // SAFETY: alive.
     let is_class = unsafe { c::PyExceptionClass_Check(exception.ptr()) != 0 };
-    let instance = if is_class { exception.call0()? } else { exception.to_ref() };
+    let instance = if is_class {
+        exception.call0()?
+    } else {
+        exception.to_ref()
+    };
     // SAFETY: alive.
     if unsafe { c::PyExceptionInstance_Check(instance.ptr()) } == 0 {
         return Err(Raised::type_error("invalid exception object"));
@@ -323,7 +356,11 @@ fn exception_instance(exception: Obj<'_>) -> R<Ref> {
     if !state().quirks.stop_iteration_becomes_runtime_error {
         // These versions look at the exact class only.
         let exact = instance.obj().type_ptr().cast() == stop_iteration;
-        return if exact { Err(Raised::type_error(STOP_ITERATION)) } else { Ok(instance) };
+        return if exact {
+            Err(Raised::type_error(STOP_ITERATION))
+        } else {
+            Ok(instance)
+        };
     }
     if !given_matches(instance.obj(), stop_iteration) {
         return Ok(instance);
@@ -448,7 +485,12 @@ fn set_exception_method(future: Obj<'_>, exception: Obj<'_>) -> R<Ref> {
     set_exception(future, exception).map(|()| none_ref())
 }
 
-const CANCEL: Signature = Signature { name: "cancel", params: &["msg"], positional: 1, required: 0 };
+const CANCEL: Signature = Signature {
+    name: "cancel",
+    params: &["msg"],
+    positional: 1,
+    required: 0,
+};
 
 /// The message argument of `cancel()`.
 pub fn cancel_argument(args: &Args<'_>) -> R<Option<Ref>> {
@@ -463,7 +505,9 @@ fn cancel_method(future: Obj<'_>, args: Args<'_>) -> R<Ref> {
 
 fn cancelled(future: Obj<'_>) -> R<Ref> {
     let this = fields(future);
-    Ok(boolean(!this.event_loop.is_empty() && this.phase() == Phase::Cancelled))
+    Ok(boolean(
+        !this.event_loop.is_empty() && this.phase() == Phase::Cancelled,
+    ))
 }
 
 fn done(future: Obj<'_>) -> R<Ref> {
@@ -484,7 +528,9 @@ const ADD_DONE_CALLBACK: Signature = Signature {
 
 fn add_done_callback(future: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let [callback, given] = args.bind::<2>(&ADD_DONE_CALLBACK)?;
-    let Some(callback) = callback else { return Ok(none_ref()) };
+    let Some(callback) = callback else {
+        return Ok(none_ref());
+    };
     let this = fields(future);
     if this.event_loop.is_empty() {
         return Err(Raised::runtime("uninitialized Future object"));
@@ -493,7 +539,10 @@ fn add_done_callback(future: Obj<'_>, args: Args<'_>) -> R<Ref> {
         Some(given) => given.to_ref(),
         None => context::copy_current()?,
     };
-    let waiter = Waiter { target: callback.to_ref(), context: Some(run_context) };
+    let waiter = Waiter {
+        target: callback.to_ref(),
+        context: Some(run_context),
+    };
     if this.is_pending() {
         this.add_waiter(waiter);
     } else {
@@ -573,12 +622,19 @@ fn get_callbacks(future: Obj<'_>) -> R<Ref> {
             Some(ctx) => (waiter.target, ctx),
             None => {
                 let task = waiter.target.obj();
-                (task::wakeup_callback(task)?, task::fields(task).context.get_or_none())
+                (
+                    task::wakeup_callback(task)?,
+                    task::fields(task).context.get_or_none(),
+                )
             }
         };
         items.push(tuple(&[target.obj(), ctx.obj()])?);
     }
-    if items.is_empty() { Ok(none_ref()) } else { list(&items) }
+    if items.is_empty() {
+        Ok(none_ref())
+    } else {
+        list(&items)
+    }
 }
 
 fn get_result(future: Obj<'_>) -> R<Ref> {
@@ -601,7 +657,9 @@ fn get_log_traceback(future: Obj<'_>) -> R<Ref> {
 
 fn set_log_traceback(future: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
     if required(value)?.is_true()? {
-        return Err(Raised::value_error("_log_traceback can only be set to False"));
+        return Err(Raised::value_error(
+            "_log_traceback can only be set to False",
+        ));
     }
     fields(future).log_traceback.set(false);
     Ok(())
@@ -621,7 +679,12 @@ fn set_cancel_message(future: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
     Ok(())
 }
 
-const INIT: Signature = Signature { name: "Future", params: &["loop"], positional: 0, required: 0 };
+const INIT: Signature = Signature {
+    name: "Future",
+    params: &["loop"],
+    positional: 0,
+    required: 0,
+};
 
 fn init(future: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
     let [event_loop] = bind_tuple::<1>(args, kwargs, &INIT)?;
@@ -636,7 +699,9 @@ pub fn initialise(future: Obj<'_>, event_loop: Option<Ref>) -> R<()> {
             // SAFETY: an object keeps its type alive, and the type its name.
             let name = unsafe { std::ffi::CStr::from_ptr((*future.type_ptr()).tp_name) };
             let name = name.to_string_lossy();
-            return Err(Raised::runtime(&format!("{name} object is already initialized")));
+            return Err(Raised::runtime(&format!(
+                "{name} object is already initialized"
+            )));
         }
         this.clear();
     }
@@ -686,14 +751,19 @@ pub fn report_unretrieved(future: Obj<'_>) {
     tell_handler(
         this,
         &message,
-        &[(names.exception.obj(), exception.obj()), (names.future.obj(), future)],
+        &[
+            (names.exception.obj(), exception.obj()),
+            (names.future.obj(), future),
+        ],
     );
     saved.restore();
 }
 
 /// Calls the loop's exception handler from a finalizer: errors go to `sys.unraisablehook`.
 pub fn tell_handler(this: &FutureFields, message: &str, items: &[(Obj<'_>, Obj<'_>)]) {
-    let Some(event_loop) = this.event_loop.get() else { return };
+    let Some(event_loop) = this.event_loop.get() else {
+        return;
+    };
     let names = &state().names;
     let call = || -> R<()> {
         let context = dict()?;
@@ -804,20 +874,36 @@ pub unsafe fn free_instance(object: *mut PyObject, class: *mut c::PyTypeObject) 
 /// The methods that futures and tasks share.
 pub fn common_methods() -> Vec<c::PyMethodDef> {
     vec![
-        noargs!(c"result", result, c"The result; raises the exception that was set."),
-        noargs!(c"exception", exception, c"The exception that was set, or None."),
-        noargs!(c"cancelled", cancelled, c"Whether the future was cancelled."),
+        noargs!(
+            c"result",
+            result,
+            c"The result; raises the exception that was set."
+        ),
+        noargs!(
+            c"exception",
+            exception,
+            c"The exception that was set, or None."
+        ),
+        noargs!(
+            c"cancelled",
+            cancelled,
+            c"Whether the future was cancelled."
+        ),
         noargs!(c"done", done, c"Whether the future has an outcome."),
-        noargs!(c"get_loop", get_loop, c"The loop that the future is bound to."),
+        noargs!(
+            c"get_loop",
+            get_loop,
+            c"The loop that the future is bound to."
+        ),
         varargs!(
             c"add_done_callback",
             add_done_callback,
-            c"Calls fn(future) soon after the future is done, in context or a copy of the current."
+            c"($self, fn, /, *, context=None)\nCalls fn(future) soon after the future is done, in context or a copy of the current."
         ),
         onearg!(
             c"remove_done_callback",
             remove_done_callback,
-            c"Removes every callback equal to fn and returns how many there were."
+            c"($self, fn, /)\nRemoves every callback equal to fn and returns how many there were."
         ),
         noargs!(
             c"_make_cancelled_error",
@@ -838,8 +924,16 @@ pub fn common_attributes() -> Vec<c::PyGetSetDef> {
             set_blocking,
             c"Set by await, cleared by the task that waits: tells yield from yield from."
         ),
-        attribute!(c"_loop", get_loop_attribute, c"The loop, or None before __init__."),
-        attribute!(c"_callbacks", get_callbacks, c"[(callback, context), ...] or None."),
+        attribute!(
+            c"_loop",
+            get_loop_attribute,
+            c"The loop, or None before __init__."
+        ),
+        attribute!(
+            c"_callbacks",
+            get_callbacks,
+            c"[(callback, context), ...] or None."
+        ),
         attribute!(c"_result", get_result, c"The result, or None."),
         attribute!(c"_exception", get_exception, c"The exception, or None."),
         attribute!(
@@ -879,7 +973,7 @@ pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
         .methods([varargs!(
             c"cancel",
             cancel_method,
-            c"Cancels the future with an optional message; False if it was done."
+            c"($self, /, msg=None)\nCancels the future with an optional message; False if it was done."
         )])
         .attributes(common_attributes())
         .build(Some(asyncio.future_class.obj()))?;
@@ -887,12 +981,12 @@ pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
         onearg!(
             c"set_result",
             set_result_method,
-            c"Marks the future done with a result. InvalidStateError if it was done."
+            c"($self, result, /)\nMarks the future done with a result. InvalidStateError if it was done."
         ),
         onearg!(
             c"set_exception",
             set_exception_method,
-            c"Marks the future done with an exception. InvalidStateError if it was done."
+            c"($self, exception, /)\nMarks the future done with an exception. InvalidStateError if it was done."
         ),
     ];
     add_methods_of(class.obj(), asyncio.future_class.obj(), shared)?;

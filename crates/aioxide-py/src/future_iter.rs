@@ -111,7 +111,11 @@ fn stop_iteration(value: Obj<'_>) -> Raised {
     // SAFETY: a static of the interpreter.
     let class = unsafe { Obj::from_ptr(c::PyExc_StopIteration) };
     // `StopIteration(None)` would carry an argument; the interpreter makes it without one.
-    let made = if value.is_none() { class.call0() } else { class.call1(value) };
+    let made = if value.is_none() {
+        class.call0()
+    } else {
+        class.call1(value)
+    };
     match made {
         Ok(exception) => Raised::throw(exception),
         Err(raised) => raised,
@@ -149,7 +153,9 @@ fn throw(iter: Obj<'_>, args: Args<'_>) -> R<Ref> {
         // SAFETY: alive.
         && unsafe { c::PyTraceBack_Check(traceback.ptr()) } == 0
     {
-        return Err(Raised::type_error("throw() third argument must be a traceback"));
+        return Err(Raised::type_error(
+            "throw() third argument must be a traceback",
+        ));
     }
     let exception = make_exception(args[0], present(1))?;
     if let Some(traceback) = traceback {
@@ -179,9 +185,9 @@ fn make_exception(class: Obj<'_>, value: Option<Obj<'_>>) -> R<Ref> {
     // SAFETY: alive.
     if unsafe { c::PyExceptionInstance_Check(class.ptr()) } != 0 {
         return match value {
-            Some(_) => {
-                Err(Raised::type_error("instance exception may not have a separate value"))
-            }
+            Some(_) => Err(Raised::type_error(
+                "instance exception may not have a separate value",
+            )),
             None => Ok(class.to_ref()),
         };
     }
@@ -238,7 +244,11 @@ pub fn build_type() -> R<Ref> {
         .slot(c::Py_am_send, am_send as *mut _)
         .methods([
             onearg!(c"send", send, c"Continues; the value sent is not used."),
-            varargs!(c"throw", throw, c"Raises an exception where the future is awaited."),
+            varargs!(
+                c"throw",
+                throw,
+                c"Raises an exception where the future is awaited."
+            ),
             noargs!(c"close", close, c"Finishes the iterator."),
         ])
         .build(None)

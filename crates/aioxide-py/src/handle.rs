@@ -11,9 +11,7 @@ use pyo3_ffi as c;
 
 use crate::event_loop;
 use crate::ffi::call::{dict, dict_set, float, string, text, tuple, tuple_item, tuple_len};
-use crate::ffi::class::{
-    Class, Visitor, attribute, bind_tuple, initializer, noargs,
-};
+use crate::ffi::class::{Class, Visitor, attribute, bind_tuple, initializer, noargs};
 use crate::ffi::object::{boolean, none, none_ref};
 use crate::ffi::{Obj, PyObject, R, Raised, Ref, Signature, Slot, context, layout};
 use crate::state::{Asyncio, state};
@@ -74,7 +72,11 @@ pub struct Callback<'a> {
 /// Creates a handle; `when` in loop seconds makes it a timer handle.
 pub fn new(event_loop: Obj<'_>, callback: &Callback<'_>, when: Option<f64>) -> R<Ref> {
     let types = &state().types;
-    let class = if when.is_some() { &types.timer_handle } else { &types.handle };
+    let class = if when.is_some() {
+        &types.timer_handle
+    } else {
+        &types.handle
+    };
     let class = class.ptr().cast::<c::PyTypeObject>();
     let run_context = match callback.context {
         Some(context) if !context.is_none() => context.to_ref(),
@@ -144,7 +146,12 @@ impl HandleFields {
     }
 
     fn visit(&self, visitor: &mut Visitor) {
-        for slot in [&self.event_loop, &self.callback, &self.context, &self.args_tuple] {
+        for slot in [
+            &self.event_loop,
+            &self.callback,
+            &self.context,
+            &self.args_tuple,
+        ] {
             visitor.slot(slot);
         }
         for slot in &self.args {
@@ -157,7 +164,12 @@ impl HandleFields {
 
     fn clear(&self) {
         self.drop_target();
-        for slot in [&self.event_loop, &self.context, &self.source_traceback, &self.repr] {
+        for slot in [
+            &self.event_loop,
+            &self.context,
+            &self.source_traceback,
+            &self.repr,
+        ] {
             slot.clear();
         }
         self.when_given.clear();
@@ -213,7 +225,9 @@ fn call_in(this: &HandleFields, callback: Obj<'_>, run_context: Obj<'_>) -> R<()
 #[cold]
 pub fn report(handle: Obj<'_>, exception: Ref) -> R<()> {
     let (state, this) = (state(), fields(handle));
-    let Some(event_loop) = this.event_loop.get() else { return Ok(()) };
+    let Some(event_loop) = this.event_loop.get() else {
+        return Ok(());
+    };
     let described = describe(this)?;
     let message = string(&format!("Exception in callback {described}"))?;
     let context = dict()?;
@@ -221,7 +235,11 @@ pub fn report(handle: Obj<'_>, exception: Ref) -> R<()> {
     dict_set(context.obj(), state.names.exception.obj(), exception.obj())?;
     dict_set(context.obj(), state.names.handle.obj(), handle)?;
     if let Some(traceback) = this.source_traceback.get() {
-        dict_set(context.obj(), state.names.source_traceback.obj(), traceback.obj())?;
+        dict_set(
+            context.obj(),
+            state.names.source_traceback.obj(),
+            traceback.obj(),
+        )?;
     }
     let name = state.names.call_exception_handler.obj();
     event_loop.obj().call_method1(name, context.obj()).map(drop)
@@ -234,7 +252,10 @@ fn describe(this: &HandleFields) -> R<String> {
     let format = state().asyncio.format_callback_source.obj();
     let described = if cfg!(Py_3_14) {
         let debug = boolean(event_loop::debug_of(this.event_loop.get_or_none().obj())?);
-        format.call_kw(&[callback.obj(), args.obj(), debug.obj()], state().kw_debug.obj())?
+        format.call_kw(
+            &[callback.obj(), args.obj(), debug.obj()],
+            state().kw_debug.obj(),
+        )?
     } else {
         format.call(&[callback.obj(), args.obj()])?
     };
@@ -247,7 +268,9 @@ pub fn cancel(handle: Obj<'_>) -> R<Ref> {
     if this.cancelled.get() {
         return Ok(none_ref());
     }
-    let Some(event_loop) = this.event_loop.get() else { return Ok(none_ref()) };
+    let Some(event_loop) = this.event_loop.get() else {
+        return Ok(none_ref());
+    };
     this.cancelled.set(true);
     if event_loop::debug_of(event_loop.obj())? {
         // Kept so that the repr still says what was cancelled.
@@ -278,7 +301,11 @@ fn get_callback(handle: Obj<'_>) -> R<Ref> {
 
 fn get_args(handle: Obj<'_>) -> R<Ref> {
     let this = fields(handle);
-    if this.callback.is_empty() { Ok(none_ref()) } else { this.args() }
+    if this.callback.is_empty() {
+        Ok(none_ref())
+    } else {
+        this.args()
+    }
 }
 
 fn get_loop(handle: Obj<'_>) -> R<Ref> {
@@ -304,14 +331,18 @@ fn get_scheduled(handle: Obj<'_>) -> R<Ref> {
 }
 
 fn set_scheduled(handle: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
-    let Some(value) = value else { return Err(Raised::type_error("cannot delete attribute")) };
+    let Some(value) = value else {
+        return Err(Raised::type_error("cannot delete attribute"));
+    };
     fields(handle).scheduled.set(value.is_true()?);
     Ok(())
 }
 
 fn when(handle: Obj<'_>) -> R<Ref> {
     let this = fields(handle);
-    this.when_given.get().map_or_else(|| float(this.when.get()), Ok)
+    this.when_given
+        .get()
+        .map_or_else(|| float(this.when.get()), Ok)
 }
 
 const INIT: Signature = Signature {
@@ -344,8 +375,9 @@ fn init_from(handle: Obj<'_>, bound: &[Option<Ref>]) -> R<()> {
     this.event_loop.set(Some(event_loop.clone()));
     this.callback.set(Some(callback.clone()));
     this.context.set(Some(run_context));
-    let items: Vec<Obj<'_>> =
-        (0..tuple_len(args.obj())).map(|index| tuple_item(args.obj(), index)).collect();
+    let items: Vec<Obj<'_>> = (0..tuple_len(args.obj()))
+        .map(|index| tuple_item(args.obj(), index))
+        .collect();
     this.set_args(&items)?;
     if event_loop::debug_of(event_loop.obj())? {
         this.set_source_traceback(state().asyncio.extract_stack.obj().call0()?);
@@ -406,18 +438,46 @@ fn class(name: &'static std::ffi::CStr, size: usize) -> Class {
         .slot(c::Py_tp_clear, clear as *mut _)
         .slot(c::Py_tp_dealloc, dealloc as *mut _)
         .methods([
-            noargs!(c"cancel", cancel, c"Cancels the callback; a second call does nothing."),
+            noargs!(
+                c"cancel",
+                cancel,
+                c"Cancels the callback; a second call does nothing."
+            ),
             noargs!(c"cancelled", cancelled, c"Whether cancel() was called."),
-            noargs!(c"get_context", get_context, c"The context that the callback runs in."),
-            noargs!(c"_run", run_method, c"Runs the callback now, as the loop does."),
+            noargs!(
+                c"get_context",
+                get_context,
+                c"The context that the callback runs in."
+            ),
+            noargs!(
+                c"_run",
+                run_method,
+                c"Runs the callback now, as the loop does."
+            ),
         ])
         .attributes([
-            attribute!(c"_callback", get_callback, c"The callable, None once cancelled."),
-            attribute!(c"_args", get_args, c"The arguments as a tuple, None once cancelled."),
+            attribute!(
+                c"_callback",
+                get_callback,
+                c"The callable, None once cancelled."
+            ),
+            attribute!(
+                c"_args",
+                get_args,
+                c"The arguments as a tuple, None once cancelled."
+            ),
             attribute!(c"_cancelled", cancelled, c"Whether cancel() was called."),
             attribute!(c"_loop", get_loop, c"The loop that runs the callback."),
-            attribute!(c"_context", get_context, c"The context that the callback runs in."),
-            attribute!(c"_repr", get_repr, c"The text kept by cancel() in debug mode."),
+            attribute!(
+                c"_context",
+                get_context,
+                c"The context that the callback runs in."
+            ),
+            attribute!(
+                c"_repr",
+                get_repr,
+                c"The text kept by cancel() in debug mode."
+            ),
             attribute!(
                 c"_source_traceback",
                 get_source_traceback,
@@ -449,9 +509,17 @@ pub fn build_timer_type(asyncio: &Asyncio) -> R<Ref> {
     class(c"aioxide.TimerHandle", size)
         .doc(c"A callback scheduled for a time. Source: asyncio.TimerHandle.")
         .slot(c::Py_tp_init, initializer!(init_timer))
-        .methods([noargs!(c"when", when, c"The loop time, in seconds, at which it is due.")])
+        .methods([noargs!(
+            c"when",
+            when,
+            c"The loop time, in seconds, at which it is due."
+        )])
         .attributes([
-            attribute!(c"_when", when, c"The loop time, in seconds, at which it is due."),
+            attribute!(
+                c"_when",
+                when,
+                c"The loop time, in seconds, at which it is due."
+            ),
             attribute!(
                 c"_scheduled",
                 get_scheduled,
@@ -461,4 +529,3 @@ pub fn build_timer_type(asyncio: &Asyncio) -> R<Ref> {
         ])
         .build(Some(asyncio.timer_handle_class.obj()))
 }
-

@@ -122,8 +122,14 @@ pub unsafe extern "C" fn PyInit__aioxide() -> *mut PyObject {
     });
     // Free-threaded builds re-enable the GIL for us: loop state relies on it.
     #[cfg(Py_3_13)]
-    slots.push(c::PyModuleDef_Slot { slot: c::Py_mod_gil, value: c::Py_MOD_GIL_USED });
-    slots.push(c::PyModuleDef_Slot { slot: 0, value: std::ptr::null_mut() });
+    slots.push(c::PyModuleDef_Slot {
+        slot: c::Py_mod_gil,
+        value: c::Py_MOD_GIL_USED,
+    });
+    slots.push(c::PyModuleDef_Slot {
+        slot: 0,
+        value: std::ptr::null_mut(),
+    });
     let definition = Box::new(c::PyModuleDef {
         m_base: c::PyModuleDef_HEAD_INIT,
         m_name: c"_aioxide".as_ptr(),

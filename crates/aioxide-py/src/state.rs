@@ -35,13 +35,13 @@ macro_rules! names {
 }
 
 names! {
-    _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost, _detach, _ensure_fd_no_transport, _loop,
-    _sslcontext, accept, add_done_callback, arguments, buffer_updated, call_exception_handler,
-    call_soon, cancel, close, connection_lost, connection_made, context, data_received, detach,
-    debug, done, eof_received, exception, family, fileno, future, get_buffer, get_debug, get_loop,
-    getpeername, getsockname, handle, is_running, message, name, pause_writing, peername, proto,
-    protocol, result, resume_writing, run, send, set_name, shutdown, socket, sockname,
-    source_traceback, task, throw, transport, value, warning,
+    _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost, _detach,
+    _ensure_fd_no_transport, _loop, _sslcontext, add_done_callback, buffer_updated,
+    call_exception_handler, call_soon, cancel, close, connection_lost, connection_made, context,
+    data_received, detach, done, eof_received, exception, fileno, future, get_buffer, get_debug,
+    get_loop, getpeername, getsockname, handle, is_running, message, pause_writing, peername,
+    protocol, result, resume_writing, run, set_name, socket, sockname, source_traceback, task,
+    throw, time, transport, value, warning,
 }
 
 /// asyncio's own objects that the hot types call.
@@ -72,8 +72,6 @@ pub struct Asyncio {
     pub future_class: Ref,
     pub task_class: Ref,
     pub socket_class: Ref,
-    /// Fatal transport errors that asyncio logs only in debug mode.
-    pub fatal_error_ignore: Ref,
 }
 
 /// Behaviour that differs between Python versions, read off the running interpreter.
@@ -86,8 +84,6 @@ pub struct Quirks {
     pub init_once: bool,
     /// `loop.create_task` passes every keyword to the task factory.
     pub factory_takes_kwargs: bool,
-    /// `Task(eager_start=...)` exists.
-    pub eager_start: bool,
 }
 
 /// The native types.
@@ -111,7 +107,6 @@ pub struct State {
     pub kw_context: Ref,
     /// `("debug",)`.
     pub kw_debug: Ref,
-    pub empty_tuple: Ref,
     pub enter_task: Ref,
     pub leave_task: Ref,
     pub swap_current_task: Option<Ref>,
@@ -171,7 +166,6 @@ pub fn init() -> R<()> {
         layout,
         kw_context: crate::ffi::call::tuple(&[context.obj()])?,
         kw_debug: crate::ffi::call::tuple(&[debug.obj()])?,
-        empty_tuple: crate::ffi::call::tuple(&[])?,
         enter_task: tasks.obj().getattr_str(c"_enter_task")?,
         leave_task: tasks.obj().getattr_str(c"_leave_task")?,
         swap_current_task: optional(module.obj(), c"_swap_current_task")?,
@@ -237,11 +231,6 @@ impl Asyncio {
             future_class: native.obj().getattr_str(c"Future")?,
             task_class: native.obj().getattr_str(c"Task")?,
             socket_class: get(c"socket", c"socket")?,
-            fatal_error_ignore: get(c"asyncio.base_events", c"OSError")
-                .or_else(|raised| {
-                    drop(raised.take());
-                    get(c"builtins", c"OSError")
-                })?,
         })
     }
 }
@@ -276,17 +265,28 @@ coro.close()
 import inspect, asyncio.base_events
 parameters = inspect.signature(asyncio.base_events.BaseEventLoop.create_task).parameters
 kwargs = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-eager = hasattr(asyncio.tasks, 'eager_task_factory')
 ";
 
 impl Quirks {
     fn probe(asyncio: &Asyncio) -> R<Quirks> {
         use crate::ffi::call::{dict, dict_set};
         let scope = dict()?;
-        dict_set(scope.obj(), interned(c"Future")?.obj(), asyncio.future_class.obj())?;
-        dict_set(scope.obj(), interned(c"Task")?.obj(), asyncio.task_class.obj())?;
+        dict_set(
+            scope.obj(),
+            interned(c"Future")?.obj(),
+            asyncio.future_class.obj(),
+        )?;
+        dict_set(
+            scope.obj(),
+            interned(c"Task")?.obj(),
+            asyncio.task_class.obj(),
+        )?;
         let builtins = import(c"builtins")?;
-        dict_set(scope.obj(), interned(c"__builtins__")?.obj(), builtins.obj())?;
+        dict_set(
+            scope.obj(),
+            interned(c"__builtins__")?.obj(),
+            builtins.obj(),
+        )?;
         // SAFETY: NUL-terminated source, a dict as both scopes.
         let done = unsafe {
             Ref::steal(c::PyRun_String(
@@ -312,7 +312,6 @@ impl Quirks {
             uncancel_clears_must_cancel: flag(c"uncancel")?,
             init_once: flag(c"init_once")?,
             factory_takes_kwargs: flag(c"kwargs")?,
-            eager_start: flag(c"eager")?,
         })
     }
 }

@@ -109,7 +109,9 @@ const INIT: Signature = Signature {
 
 fn init(task: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
     let [coro, event_loop, name, run_context, eager] = bind_tuple::<5>(args, kwargs, &INIT)?;
-    let Some(coro) = coro else { return Err(Raised::type_error("a coroutine was expected")) };
+    let Some(coro) = coro else {
+        return Err(Raised::type_error("a coroutine was expected"));
+    };
     let eager = eager.map_or(Ok(false), |eager| eager.obj().is_true())?;
     future::initialise(task, event_loop)?;
     let options = Options {
@@ -126,7 +128,9 @@ fn start(task: Obj<'_>, this: &TaskFields, options: &Options<'_>) -> R<()> {
     if !is_coroutine(options.coro)? {
         this.log_destroy_pending.set(false);
         let got = options.coro.repr()?;
-        return Err(Raised::type_error(&format!("a coroutine was expected, got {got}")));
+        return Err(Raised::type_error(&format!(
+            "a coroutine was expected, got {got}"
+        )));
     }
     let run_context = match options.context {
         Some(given) if !given.is_none() => given.to_ref(),
@@ -159,7 +163,13 @@ fn is_coroutine(coro: Obj<'_>) -> R<bool> {
     if unsafe { c::PyCoro_CheckExact(coro.ptr()) } != 0 {
         return Ok(true);
     }
-    state().asyncio.iscoroutine.obj().call1(coro)?.obj().is_true()
+    state()
+        .asyncio
+        .iscoroutine
+        .obj()
+        .call1(coro)?
+        .obj()
+        .is_true()
 }
 
 impl TaskFields {
@@ -219,7 +229,11 @@ impl TaskFields {
     }
 
     fn set_name(&self, task: Obj<'_>, name: Obj<'_>) -> R<()> {
-        let name = if name.is_exact_str() { name.to_ref() } else { name.str()? };
+        let name = if name.is_exact_str() {
+            name.to_ref()
+        } else {
+            name.str()?
+        };
         self.name.set(Some(name));
         if let Some(offset) = state().layout.name {
             // SAFETY: found by the probe in the base of this very type.
@@ -408,7 +422,11 @@ fn fail(task: Obj<'_>, this: &TaskFields, raised: Raised) -> R<()> {
         return future::cancel_future(task, None).map(drop);
     }
     future::set_exception(task, exception.obj())?;
-    if exits { Err(Raised::throw(exception)) } else { Ok(()) }
+    if exits {
+        Err(Raised::throw(exception))
+    } else {
+        Ok(())
+    }
 }
 
 #[cold]

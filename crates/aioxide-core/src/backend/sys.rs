@@ -367,7 +367,7 @@ pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 /// for pipes. *Source*: `writev(2)`.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`fn@write`].
 #[inline]
 pub fn write_vectored(fd: BorrowedFd<'_>, chunks: &[IoSlice<'_>]) -> io::Result<usize> {
     let start = chunks.as_ptr().cast::<libc::iovec>();

@@ -169,8 +169,8 @@ impl Driver {
     }
 }
 
-/// Runs `ops` on stream and model, from `free` bytes of room in the kernel; the end of the last turn
-/// is added. Panics where they disagree.
+/// Runs `ops` on stream and model, from `free` bytes of room in the kernel; the end of the last
+/// turn is added. Panics where they disagree.
 pub(super) fn agree(ops: &[Op], reactions: &[Call], free: usize) {
     let kernel = Kernel {
         free,

@@ -15,13 +15,13 @@ pub enum WritePlan {
     Nothing,
     /// Drop the data, the connection is lost; log the customary warning if `warn`.
     Lost {
-        /// Whether this write is beyond [`super::LOST_WRITES_SILENT`].
+        /// Whether this write is beyond `LOST_WRITES_SILENT`.
         warn: bool,
     },
-    /// Send now, then report by [`Stream::handle_sent_at_once`](super::Stream::handle_sent_at_once), [`Stream::handle_unsent`](super::Stream::handle_unsent) or
-    /// [`Stream::handle_fatal`](super::Stream::handle_fatal).
+    /// Send now, then report by `Stream::handle_sent_at_once`, `Stream::handle_unsent` or
+    /// `Stream::handle_fatal`.
     SendNow,
-    /// Queue by [`Stream::handle_queued`](super::Stream::handle_queued).
+    /// Queue by `Stream::handle_queued`.
     Queue,
 }
 
@@ -29,9 +29,9 @@ pub enum WritePlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
-    /// Bring the registration in line with [`Stream::wants_read`](super::Stream::wants_read) and [`Stream::wants_write`](super::Stream::wants_write).
+    /// Bring the registration in line with `Stream::wants_read` and `Stream::wants_write`.
     Interest,
-    /// Call [`Stream::handle_flush`](super::Stream::handle_flush) before the loop sleeps, at the end of this turn.
+    /// Call `Stream::handle_flush` before the loop sleeps, at the end of this turn.
     FlushLater,
     /// Send the queue's slices now and report by `handle_sent`, `handle_blocked` or
     /// `handle_send_failed`. Always the last action of a step.
@@ -40,7 +40,7 @@ pub enum Action {
     PauseProtocol,
     /// Call the protocol's `resume_writing()`.
     ResumeProtocol,
-    /// The queue ran empty and somebody waits for that ([`Stream::watch_empty`](super::Stream::watch_empty)).
+    /// The queue ran empty and somebody waits for that (`Stream::watch_empty`).
     Emptied,
     /// Shut down the writing side of the socket.
     ShutdownWrite,
@@ -50,7 +50,7 @@ pub enum Action {
     LoseNow,
 }
 
-/// Rest of what one `handle_*` call brought about; feed it to [`Stream::poll_action`](super::Stream::poll_action).
+/// Rest of what one `handle_*` call brought about; feed it to `Stream::poll_action`.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Step {

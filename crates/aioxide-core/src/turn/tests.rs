@@ -220,3 +220,19 @@ fn a_timer_fires_in_the_first_turn_in_which_it_is_due_even_without_a_poll() {
     assert_eq!(prepare(&mut turn, &inbox), Poll::Skip);
     assert_eq!(run(&mut turn), [6, 5]);
 }
+
+#[test]
+fn a_timer_that_comes_due_during_a_poll_fires_after_it() {
+    let (mut turn, inbox, clock) = new_loop();
+    turn.timers.insert(1.5, 2);
+    assert_eq!(
+        prepare(&mut turn, &inbox),
+        Poll::Wait(Some(Duration::from_millis(500)))
+    );
+    run(&mut turn);
+    turn.push(1);
+    clock.advance(POLL_GAP_NS_MAX);
+    assert_eq!(prepare(&mut turn, &inbox), Poll::Now, "time has passed");
+    clock.advance(clock::NS_PER_SECOND);
+    assert_eq!(run(&mut turn), [1, 2]);
+}

@@ -57,6 +57,10 @@ pub struct Program {
     sim: Sim,
     clock: Clock,
     choose: Choose,
+    /// Running takes no time, so only the count of turns makes the loop poll.
+    is_fast: bool,
+    /// Something is always ready until the budget is spent.
+    is_busy: bool,
     /// How many more things the program may start.
     budget: u32,
     next_id: u64,
@@ -68,6 +72,8 @@ pub struct Program {
     /// Bytes on their way: by arrival time, stream and count.
     flying: Vec<(u64, Token, usize)>,
     turns: u64,
+    /// The turn whose poll a signal last interrupted: such a poll shows nothing.
+    interrupted: u64,
     turns_since_poll: u32,
     late_turns: u32,
     polled_ns: u64,
@@ -76,13 +82,15 @@ pub struct Program {
 impl Program {
     /// A program that starts at most `budget` things as `choose` has it, on a kernel with `faults`
     /// seeded by `seed`.
-    pub fn new(seed: u64, faults: Faults, budget: u32, choose: Choose) -> Self {
+    pub fn new(seed: u64, faults: Faults, budget: u32, mut choose: Choose) -> Self {
         let clock = Clock::virtual_at(1_000_000_000);
         let mut program = Self {
             turn: Turn::new(clock.clone()),
             inbox: Inbox::new(),
             sim: Sim::new(clock.clone(), seed, faults),
             clock,
+            is_fast: choose(2) == 1,
+            is_busy: choose(2) == 1,
             choose,
             budget,
             next_id: 0,
@@ -92,6 +100,7 @@ impl Program {
             cancelled: BTreeSet::new(),
             flying: Vec::new(),
             turns: 0,
+            interrupted: 0,
             turns_since_poll: 0,
             late_turns: 0,
             polled_ns: 0,
@@ -203,7 +212,9 @@ impl Program {
         let Some(old) = self.random_token() else {
             return;
         };
-        let stream = self.turn.registrations.remove(old).expect("a live token");
+        let mut stream = self.turn.registrations.remove(old).expect("a live token");
+        // Its events so far are stale: it waits anew.
+        stream.waiting_since = stream.waiting_since.map(|_| self.turns);
         let fd = stream.fd;
         let new = self.turn.registrations.insert(stream);
         for (_, token, _) in &mut self.flying {
@@ -233,7 +244,11 @@ impl Program {
     /// What a running entry does.
     fn act(&mut self) {
         let cost_ns = [0, 0, 100, 5000, 80_000][self.below(5) as usize];
-        self.clock.advance(cost_ns);
+        self.clock.advance(if self.is_fast { 0 } else { cost_ns });
+        if self.is_busy && self.turn.ready.is_empty() && self.budget > 0 {
+            self.budget -= 1;
+            self.push();
+        }
         for _ in 0..self.below(4) {
             if self.budget == 0 {
                 return;
@@ -271,7 +286,10 @@ impl Program {
                 stream.waiting_since = (stream.unread > 0).then_some(self.turns);
             }
             // Level-triggered: it will come again.
-            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                stream.waiting_since = (stream.unread > 0).then_some(self.turns);
+            }
         }
     }
 
@@ -295,7 +313,8 @@ impl Program {
     fn check_starvation(&mut self) {
         self.land();
         for (_, stream) in self.turn.registrations.iter() {
-            let waited = stream.waiting_since.map_or(0, |since| self.turns - since);
+            let since = stream.waiting_since.unwrap_or(self.turns);
+            let waited = self.turns - since.max(self.interrupted);
             assert!(waited <= EVENT_TURNS_MAX, "bytes waited for {waited} turns");
         }
     }
@@ -317,6 +336,16 @@ impl Program {
             self.late_turns < CLOCK_TURNS,
             "no poll though time has passed"
         );
+    }
+
+    /// The loop sleeps for a timer that somebody still wants.
+    fn check_next_deadline(&self) {
+        let wanted = self
+            .timers
+            .iter()
+            .filter(|(id, _)| !self.cancelled.contains(id));
+        let least = wanted.map(|(_, deadline)| *deadline).min_by(f64::total_cmp);
+        assert_eq!(self.turn.timers.next_deadline(), least);
     }
 
     /// One turn, as the binding runs it; false when nothing will ever happen again.
@@ -345,6 +374,7 @@ impl Program {
             Poll::Now => Some(Some(Duration::ZERO)),
             Poll::Wait(timeout) => {
                 assert!(self.turn.ready.is_empty(), "never sleeps on work");
+                self.check_next_deadline();
                 Some(timeout)
             }
         };
@@ -365,6 +395,9 @@ impl Program {
             }
             self.inbox.awake();
             self.polled_ns = self.clock.now_ns();
+            if events.interrupted() {
+                self.interrupted = self.turns;
+            }
             self.turn.collect(&self.inbox);
             for event in events.iter() {
                 if self.turn.registrations.get(event.token).is_some() {

@@ -31,9 +31,17 @@ pub const OFFSET: usize = size_of::<PyObject>();
 const SLOW_CALLBACK_SECONDS: f64 = 0.1;
 
 impl LoopFields {
-    fn new() -> R<LoopFields> {
+    /// Fields of a loop whose class may replace `call_soon` and `time`.
+    fn new(class: Obj<'_>) -> R<LoopFields> {
+        let direct = !overrides(class, &state().names.call_soon)?;
+        let own_time = overrides(class, &state().names.time)?;
         let backend = Epoll::new().map_err(|error| Raised::os_error(&error))?;
-        let clock = Clock::monotonic();
+        // A clock that the class provides is copied into a virtual one before every use.
+        let clock = if own_time {
+            Clock::virtual_at(0)
+        } else {
+            Clock::monotonic()
+        };
         Ok(LoopFields {
             this: Cell::new(std::ptr::null_mut()),
             turn: RefCell::new(Turn::new(clock.clone())),
@@ -52,7 +60,8 @@ impl LoopFields {
             stopping: Cell::new(false),
             debug: Cell::new(false),
             hold_tasks: Cell::new(true),
-            direct: Cell::new(false),
+            direct,
+            own_time,
         })
     }
 
@@ -64,7 +73,9 @@ impl LoopFields {
         visitor.slot(&self.task_factory);
         if let Ok(turn) = self.turn.try_borrow() {
             turn.ready.iter().for_each(|item| entry(visitor, item));
-            turn.timers.iter().for_each(|(_, item)| entry(visitor, item));
+            turn.timers
+                .iter()
+                .for_each(|(_, item)| entry(visitor, item));
             for (_, registration) in turn.registrations.iter() {
                 match registration {
                     Registration::Native { object, .. } => visitor.visit(object.ptr()),
@@ -80,7 +91,9 @@ impl LoopFields {
             held.iter().for_each(|task| visitor.visit(task.ptr()));
         }
         if let Ok(unflushed) = self.unflushed.try_borrow() {
-            unflushed.iter().for_each(|(transport, _)| visitor.visit(transport.ptr()));
+            unflushed
+                .iter()
+                .for_each(|(transport, _)| visitor.visit(transport.ptr()));
         }
     }
 
@@ -88,7 +101,11 @@ impl LoopFields {
     fn drop_contents(&self) {
         let (ready, timers, registrations) = {
             let mut turn = self.turn.borrow_mut();
-            (turn.ready.drain(), turn.timers.drain(), turn.registrations.drain())
+            (
+                turn.ready.drain(),
+                turn.timers.drain(),
+                turn.registrations.drain(),
+            )
         };
         let by_fd = std::mem::take(&mut *self.by_fd.borrow_mut());
         let unflushed = std::mem::take(&mut *self.unflushed.borrow_mut());
@@ -101,24 +118,43 @@ impl LoopFields {
     }
 }
 
+/// Whether a subclass of the native loop has a method of its own under this name.
+fn overrides(class: Obj<'_>, name: &Ref) -> R<bool> {
+    let of_class = class.getattr(name.obj())?;
+    let of_base = state().types.event_loop.obj().getattr(name.obj())?;
+    Ok(!of_class.obj().is(of_base.obj()))
+}
+
 unsafe extern "C" fn new(
     class: *mut c::PyTypeObject,
     _args: *mut PyObject,
     _kwargs: *mut PyObject,
 ) -> *mut PyObject {
     crate::ffi::error::guard(|| {
-        let made = LoopFields::new()?;
+        // SAFETY: the interpreter passes a live type.
+        let made = LoopFields::new(unsafe { Obj::from_ptr(class.cast()) })?;
         // SAFETY: a ready subtype of ours.
         let object = unsafe { Ref::steal(c::PyType_GenericAlloc(class, 0)) }?;
         made.this.set(object.ptr());
         // SAFETY: fresh memory of the type's size; nobody has seen the object yet.
-        unsafe { object.ptr().cast::<u8>().add(OFFSET).cast::<LoopFields>().write(made) };
+        unsafe {
+            object
+                .ptr()
+                .cast::<u8>()
+                .add(OFFSET)
+                .cast::<LoopFields>()
+                .write(made)
+        };
         Ok(object)
     })
 }
 
-const INIT: Signature =
-    Signature { name: "Loop", params: &["hold_tasks"], positional: 0, required: 0 };
+const INIT: Signature = Signature {
+    name: "Loop",
+    params: &["hold_tasks"],
+    positional: 0,
+    required: 0,
+};
 
 fn init(event_loop: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
     let [hold_tasks] = bind_tuple::<1>(args, kwargs, &INIT)?;
@@ -126,10 +162,6 @@ fn init(event_loop: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
     if let Some(hold_tasks) = hold_tasks {
         this.hold_tasks.set(hold_tasks.obj().is_true()?);
     }
-    let names = &state().names;
-    let of_class = event_loop.type_obj().getattr(names.call_soon.obj())?;
-    let of_base = state().types.event_loop.obj().getattr(names.call_soon.obj())?;
-    this.direct.set(of_class.obj().is(of_base.obj()));
     Ok(())
 }
 
@@ -179,7 +211,11 @@ fn get_thread_id(event_loop: Obj<'_>) -> R<Ref> {
 
 fn set_thread_id(event_loop: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
     let value = future::required(value)?;
-    let ident = if value.is_none() { 0 } else { value.to_i64()? as u64 };
+    let ident = if value.is_none() {
+        0
+    } else {
+        value.to_i64()? as u64
+    };
     fields(event_loop).thread_id.set(ident);
     Ok(())
 }
@@ -239,7 +275,11 @@ unsafe extern "C" fn dealloc(event_loop: *mut PyObject) {
         let class = c::Py_TYPE(event_loop);
         c::PyObject_GC_UnTrack(event_loop.cast());
         clear(event_loop);
-        event_loop.cast::<u8>().add(OFFSET).cast::<LoopFields>().drop_in_place();
+        event_loop
+            .cast::<u8>()
+            .add(OFFSET)
+            .cast::<LoopFields>()
+            .drop_in_place();
         future::free_instance(event_loop, class);
     }
 }
@@ -268,49 +308,108 @@ pub fn build_type() -> R<Ref> {
 fn life_cycle() -> Vec<c::PyMethodDef> {
     vec![
         noargs!(c"_run", run::run, c"Runs turns until stop()."),
-        noargs!(c"stop", run::stop, c"Makes the current turn the last; not for other threads."),
-        noargs!(c"_close", close, c"Drops what is scheduled and closes the descriptors."),
+        noargs!(
+            c"stop",
+            run::stop,
+            c"Makes the current turn the last; not for other threads."
+        ),
+        noargs!(
+            c"_close",
+            close,
+            c"Drops what is scheduled and closes the descriptors."
+        ),
         noargs!(c"is_closed", is_closed, c"Whether the loop was closed."),
         noargs!(c"is_running", is_running, c"Whether the loop runs."),
-        noargs!(c"_check_closed", check_closed, c"RuntimeError if the loop was closed."),
+        noargs!(
+            c"_check_closed",
+            check_closed,
+            c"RuntimeError if the loop was closed."
+        ),
         noargs!(c"get_debug", get_debug, c"Whether debug mode is on."),
     ]
 }
 
 fn scheduling() -> Vec<c::PyMethodDef> {
     vec![
-        varargs!(c"call_soon", schedule::call_soon, c"Calls callback(*args) in the next turn."),
+        varargs!(
+            c"call_soon",
+            schedule::call_soon,
+            c"($self, callback, *args, context=None)\nCalls callback(*args) in the next turn."
+        ),
         varargs!(
             c"call_soon_threadsafe",
             schedule::call_soon_threadsafe,
-            c"As call_soon, from any thread."
+            c"($self, callback, *args, context=None)\nAs call_soon, from any thread."
         ),
-        varargs!(c"call_later", schedule::call_later, c"Calls callback(*args) after delay seconds."),
-        varargs!(c"call_at", schedule::call_at, c"Calls callback(*args) at a loop time in seconds."),
-        noargs!(c"time", schedule::time, c"The loop's clock: monotonic seconds."),
-        noargs!(c"_write_to_self", schedule::write_to_self, c"Wakes the loop, from any thread."),
+        varargs!(
+            c"call_later",
+            schedule::call_later,
+            c"($self, delay, callback, *args, context=None)\nCalls callback(*args) after delay seconds."
+        ),
+        varargs!(
+            c"call_at",
+            schedule::call_at,
+            c"($self, when, callback, *args, context=None)\nCalls callback(*args) at a loop time in seconds."
+        ),
+        noargs!(
+            c"time",
+            schedule::time,
+            c"The loop's clock: monotonic seconds."
+        ),
+        noargs!(
+            c"_write_to_self",
+            schedule::write_to_self,
+            c"Wakes the loop, from any thread."
+        ),
         onearg!(
             c"_timer_handle_cancelled",
             schedule::timer_handle_cancelled,
             c"Notes that a timer handle of the loop was cancelled."
         ),
-        noargs!(c"create_future", create::create_future, c"A native future bound to the loop."),
+        noargs!(
+            c"create_future",
+            create::create_future,
+            c"A native future bound to the loop."
+        ),
         varargs!(
             c"create_task",
             create::create_task,
-            c"A task that drives coro: native, or made by the task factory."
+            c"($self, coro, **kwargs)\nA task that drives coro: native, or made by the task factory."
         ),
-        onearg!(c"set_task_factory", create::set_task_factory, c"Sets the factory; None resets."),
-        noargs!(c"get_task_factory", create::get_task_factory, c"The factory, or None."),
+        varargs!(c"set_task_factory",
+            create::set_task_factory,
+            c"($self, factory)\nSets the factory; None resets."
+        ),
+        noargs!(
+            c"get_task_factory",
+            create::get_task_factory,
+            c"The factory, or None."
+        ),
     ]
 }
 
 fn watching() -> Vec<c::PyMethodDef> {
     vec![
-        varargs!(c"add_reader", watch::add_reader, c"Calls callback(*args) when fd is readable."),
-        varargs!(c"add_writer", watch::add_writer, c"Calls callback(*args) when fd is writable."),
-        onearg!(c"remove_reader", watch::remove_reader, c"Stops watching; was it watched?"),
-        onearg!(c"remove_writer", watch::remove_writer, c"Stops watching; was it watched?"),
+        varargs!(
+            c"add_reader",
+            watch::add_reader,
+            c"($self, fd, callback, *args)\nCalls callback(*args) when fd is readable."
+        ),
+        varargs!(
+            c"add_writer",
+            watch::add_writer,
+            c"($self, fd, callback, *args)\nCalls callback(*args) when fd is writable."
+        ),
+        varargs!(
+            c"remove_reader",
+            watch::remove_reader,
+            c"($self, fd)\nStops watching; was it watched?"
+        ),
+        varargs!(
+            c"remove_writer",
+            watch::remove_writer,
+            c"($self, fd)\nStops watching; was it watched?"
+        ),
         varargs!(
             c"_add_reader",
             watch::add_reader_unchecked,
@@ -321,8 +420,16 @@ fn watching() -> Vec<c::PyMethodDef> {
             watch::add_writer_unchecked,
             c"As add_writer for transports; returns the handle."
         ),
-        onearg!(c"_remove_reader", watch::remove_reader_unchecked, c"As remove_reader."),
-        onearg!(c"_remove_writer", watch::remove_writer_unchecked, c"As remove_writer."),
+        onearg!(
+            c"_remove_reader",
+            watch::remove_reader_unchecked,
+            c"As remove_reader."
+        ),
+        onearg!(
+            c"_remove_writer",
+            watch::remove_writer_unchecked,
+            c"As remove_writer."
+        ),
         onearg!(
             c"_native_transport",
             watch::native_transport,
@@ -333,20 +440,34 @@ fn watching() -> Vec<c::PyMethodDef> {
 
 fn attributes() -> Vec<c::PyGetSetDef> {
     vec![
-        attribute!(c"_debug", get_debug, set_debug, c"Whether debug mode is on."),
+        attribute!(
+            c"_debug",
+            get_debug,
+            set_debug,
+            c"Whether debug mode is on."
+        ),
         attribute!(
             c"_thread_id",
             get_thread_id,
             set_thread_id,
             c"threading.get_ident() of the thread that runs the loop, or None."
         ),
-        attribute!(c"_stopping", get_stopping, set_stopping, c"Whether stop() was called."),
+        attribute!(
+            c"_stopping",
+            get_stopping,
+            set_stopping,
+            c"Whether stop() was called."
+        ),
         attribute!(
             c"slow_callback_duration",
             get_slow_callback,
             set_slow_callback,
             c"Seconds from which debug mode warns about a callback."
         ),
-        attribute!(c"_hold_tasks", get_hold_tasks, c"Whether the loop keeps tasks alive."),
+        attribute!(
+            c"_hold_tasks",
+            get_hold_tasks,
+            c"Whether the loop keeps tasks alive."
+        ),
     ]
 }

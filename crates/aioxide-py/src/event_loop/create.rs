@@ -7,7 +7,7 @@
 use super::{LoopFields, fields};
 use crate::ffi::call::{dict, dict_set, tuple};
 use crate::ffi::object::{none, none_ref};
-use crate::ffi::{Args, Obj, R, Raised, Ref};
+use crate::ffi::{Args, Obj, R, Raised, Ref, Signature};
 use crate::future;
 use crate::state::state;
 use crate::task::{self, Options};
@@ -39,7 +39,16 @@ pub fn create_task(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
         Some(eager) if !eager.is_none() => eager.is_true()?,
         _ => is_eager_factory,
     };
-    task::create(event_loop, this, &Options { coro, name, context, eager })
+    task::create(
+        event_loop,
+        this,
+        &Options {
+            coro,
+            name,
+            context,
+            eager,
+        },
+    )
 }
 
 type Parsed<'a> = (Obj<'a>, [Option<Obj<'a>>; 3], Vec<(Obj<'a>, Obj<'a>)>);
@@ -81,12 +90,7 @@ fn keywords(args: &Args<'_>) -> R<Ref> {
 }
 
 /// Calls the user's factory the way the running Python's loop does.
-fn from_factory(
-    event_loop: Obj<'_>,
-    factory: Obj<'_>,
-    coro: Obj<'_>,
-    args: &Args<'_>,
-) -> R<Ref> {
+fn from_factory(event_loop: Obj<'_>, factory: Obj<'_>, coro: Obj<'_>, args: &Args<'_>) -> R<Ref> {
     let positional = tuple(&[event_loop, coro])?;
     if state().quirks.factory_takes_kwargs {
         return factory.call_dict(positional.obj(), Some(keywords(args)?.obj()));
@@ -119,20 +123,39 @@ fn from_class(event_loop: Obj<'_>, coro: Obj<'_>, args: &Args<'_>) -> R<Ref> {
     }
     let key = crate::ffi::call::interned(c"loop")?;
     dict_set(kwargs.obj(), key.obj(), event_loop)?;
-    state().types.task.obj().call_dict(tuple(&[coro])?.obj(), Some(kwargs.obj()))
+    state()
+        .types
+        .task
+        .obj()
+        .call_dict(tuple(&[coro])?.obj(), Some(kwargs.obj()))
 }
 
+const SET_TASK_FACTORY: Signature = Signature {
+    name: "set_task_factory",
+    params: &["factory"],
+    positional: 1,
+    required: 1,
+};
+
 /// `loop.set_task_factory(factory)`.
-pub fn set_task_factory(event_loop: Obj<'_>, factory: Obj<'_>) -> R<Ref> {
+pub fn set_task_factory(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    let [factory] = args.bind::<1>(&SET_TASK_FACTORY)?;
+    let factory = factory.unwrap_or(none());
     if !factory.is_none() && !factory.is_callable() {
-        return Err(Raised::type_error("task factory must be a callable or None"));
+        return Err(Raised::type_error(
+            "task factory must be a callable or None",
+        ));
     }
     let this: &LoopFields = fields(event_loop);
-    this.task_factory.set((!factory.is_none()).then(|| factory.to_ref()));
+    this.task_factory
+        .set((!factory.is_none()).then(|| factory.to_ref()));
     Ok(none_ref())
 }
 
 /// `loop.get_task_factory()`.
 pub fn get_task_factory(event_loop: Obj<'_>) -> R<Ref> {
-    Ok(fields(event_loop).task_factory.get().unwrap_or_else(|| none().to_ref()))
+    Ok(fields(event_loop)
+        .task_factory
+        .get()
+        .unwrap_or_else(|| none().to_ref()))
 }

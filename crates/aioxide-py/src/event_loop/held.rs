@@ -40,6 +40,9 @@ impl Held {
     /// Empties the table.
     pub fn drain(&mut self) -> Vec<Ref> {
         self.free.clear();
-        std::mem::take(&mut self.places).into_iter().flatten().collect()
+        std::mem::take(&mut self.places)
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }

@@ -54,6 +54,8 @@ pub enum Registration {
     Watch {
         /// The descriptor.
         fd: RawFd,
+        /// The object it was taken from, by which it can be removed even when that is closed.
+        file: Option<Ref>,
         /// The reader's handle.
         reader: Option<Ref>,
         /// The writer's handle.
@@ -98,7 +100,9 @@ pub struct LoopFields {
     debug: Cell<bool>,
     hold_tasks: Cell<bool>,
     /// No Python subclass replaced `call_soon`, so futures and tasks may skip it.
-    direct: Cell<bool>,
+    direct: bool,
+    /// A Python subclass replaced `time`: `clock` is virtual and follows it.
+    own_time: bool,
 }
 
 /// What sends a transport's collected writes.
@@ -115,14 +119,19 @@ pub fn fields<'a>(event_loop: Obj<'a>) -> &'a LoopFields {
 /// The native fields, if the object is a native loop or an instance of a subclass.
 #[inline]
 pub fn native(event_loop: Obj<'_>) -> Option<&LoopFields> {
-    event_loop.is_instance_of_type(state().loop_type).then(|| fields(event_loop))
+    event_loop
+        .is_instance_of_type(state().loop_type)
+        .then(|| fields(event_loop))
 }
 
 /// `loop.get_debug()`.
 pub fn debug_of(event_loop: Obj<'_>) -> R<bool> {
     match native(event_loop) {
         Some(native) if native.is_direct() => Ok(native.debug()),
-        _ => event_loop.call_method0(state().names.get_debug.obj())?.obj().is_true(),
+        _ => event_loop
+            .call_method0(state().names.get_debug.obj())?
+            .obj()
+            .is_true(),
     }
 }
 
@@ -130,7 +139,10 @@ pub fn debug_of(event_loop: Obj<'_>) -> R<bool> {
 pub fn is_running(event_loop: Obj<'_>) -> R<bool> {
     match native(event_loop) {
         Some(native) => Ok(native.thread_id.get() != 0),
-        None => event_loop.call_method0(state().names.is_running.obj())?.obj().is_true(),
+        None => event_loop
+            .call_method0(state().names.is_running.obj())?
+            .obj()
+            .is_true(),
     }
 }
 
@@ -158,7 +170,7 @@ impl LoopFields {
     /// Whether native code may put entries into the queue without calling `call_soon`.
     #[inline]
     pub fn is_direct(&self) -> bool {
-        self.direct.get()
+        self.direct
     }
 
     /// Whether the loop keeps its tasks alive.
@@ -186,12 +198,35 @@ impl LoopFields {
     /// `RuntimeError('Event loop is closed')` if it is.
     #[inline]
     pub fn check_open(&self) -> R<()> {
-        if self.closed.get() { Err(Raised::runtime("Event loop is closed")) } else { Ok(()) }
+        if self.closed.get() {
+            Err(Raised::runtime("Event loop is closed"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Loop time, in seconds.
-    pub fn time(&self) -> f64 {
-        self.clock.now()
+    #[inline]
+    pub fn time(&self) -> R<f64> {
+        if self.own_time {
+            self.follow_time()
+        } else {
+            Ok(self.clock.now())
+        }
+    }
+
+    /// Asks a subclass's `time()` and moves the virtual clock there; never backwards.
+    #[cold]
+    pub fn follow_time(&self) -> R<f64> {
+        let seconds = self
+            .object()
+            .call_method0(state().names.time.obj())?
+            .obj()
+            .to_f64()?;
+        let now_ns = (seconds * 1e9) as u64;
+        self.clock
+            .advance(now_ns.saturating_sub(self.clock.now_ns()));
+        Ok(seconds)
     }
 
     /// The number of the current turn: transports compare it to see whether they wrote before.

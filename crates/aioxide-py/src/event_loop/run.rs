@@ -23,14 +23,22 @@ pub fn run(event_loop: Obj<'_>) -> R<Ref> {
     let this = fields(event_loop);
     let mut events = Events::new();
     this.turn.borrow_mut().request_poll();
-    loop {
-        this.run_once(&mut events)?;
-        if this.stopping.replace(false) {
-            break;
+    let ran = loop {
+        let ran = this.run_once(&mut events);
+        if this.stopping.replace(false) || ran.is_err() {
+            break ran;
+        }
+    };
+    // Also when an exception leaves the loop: what was written must not stay behind.
+    let interrupted = ran.err().map(Raised::take);
+    let flushed = this.flush();
+    match interrupted {
+        None => flushed.map(|()| none_ref()),
+        Some(exc) => {
+            flushed.unwrap_or_else(|raised| drop(raised.take()));
+            Err(Raised::throw(exc))
         }
     }
-    this.flush()?;
-    Ok(none_ref())
 }
 
 /// `loop.stop()`: the current turn is the last.
@@ -46,10 +54,15 @@ fn is_cancelled(entry: &Entry) -> bool {
 impl LoopFields {
     fn run_once(&self, events: &mut Events) -> R<()> {
         self.flush()?;
+        if self.own_time {
+            self.follow_time()?;
+        }
         let mut discarded = Vec::new();
         let stopping = self.stopping.get();
         let poll =
-            self.turn.borrow_mut().prepare(&self.inbox, stopping, is_cancelled, &mut discarded);
+            self.turn
+                .borrow_mut()
+                .prepare(&self.inbox, stopping, is_cancelled, &mut discarded);
         if !discarded.is_empty() {
             for entry in &discarded {
                 if let Entry::Call(handle) = entry {
@@ -62,6 +75,9 @@ impl LoopFields {
             Poll::Skip => {}
             Poll::Now => self.poll(events, Some(Duration::ZERO), false)?,
             Poll::Wait(timeout) => self.poll(events, timeout, true)?,
+        }
+        if self.own_time {
+            self.follow_time()?;
         }
         let mut left = {
             let mut turn = self.turn.borrow_mut();
@@ -85,8 +101,12 @@ impl LoopFields {
             if batch.is_empty() {
                 return Ok(());
             }
-            for (transport, flush) in batch {
-                flush(transport.obj())?;
+            let mut batch = batch.into_iter();
+            while let Some((transport, flush)) = batch.next() {
+                if let Err(raised) = flush(transport.obj()) {
+                    self.unflushed.borrow_mut().extend(batch);
+                    return Err(raised);
+                }
             }
         }
     }
@@ -126,7 +146,9 @@ impl LoopFields {
                     Some(Registration::Native { .. }) => {
                         turn.ready.push(Entry::Io(event.token, event.readiness));
                     }
-                    Some(Registration::Watch { fd, reader, writer }) => {
+                    Some(Registration::Watch {
+                        fd, reader, writer, ..
+                    }) => {
                         let sides = [
                             (reader, event.readiness.wakes_reader(), true),
                             (writer, event.readiness.wakes_writer(), false),
@@ -170,13 +192,17 @@ impl LoopFields {
             Entry::Call(handle) => {
                 let fields = handle::fields(handle.obj());
                 fields.set_scheduled(false);
-                if fields.is_cancelled() { Ok(()) } else { handle::run(handle.obj()) }
+                if fields.is_cancelled() {
+                    Ok(())
+                } else {
+                    handle::run(handle.obj())
+                }
             }
             Entry::Io(token, readiness) => {
                 let target = match self.turn.borrow().registrations.get(*token) {
-                    Some(Registration::Native { object, on_ready, .. }) => {
-                        Some((object.clone(), *on_ready))
-                    }
+                    Some(Registration::Native {
+                        object, on_ready, ..
+                    }) => Some((object.clone(), *on_ready)),
                     _ => None,
                 };
                 match target {
@@ -205,23 +231,35 @@ impl LoopFields {
     /// Debug mode: warns about an entry that takes `slow_callback_duration` or longer.
     #[cold]
     fn run_timed(&self, entry: Entry) -> R<()> {
-        let begin = self.time();
+        let begin = self.clock.now();
         let result = self.dispatch(&entry);
-        let seconds = self.time() - begin;
+        let seconds = self.clock.now() - begin;
         if result.is_err() || seconds < self.slow_callback_seconds.get() {
             return result;
         }
         let asyncio = &state().asyncio;
         let what = match &entry {
-            Entry::Step(task) => task.obj().repr().and_then(|text| crate::ffi::call::string(&text)),
+            Entry::Step(task) => task
+                .obj()
+                .repr()
+                .and_then(|text| crate::ffi::call::string(&text)),
             Entry::Call(handle) => asyncio.format_handle.obj().call1(handle.obj()),
             Entry::Io(token, _) => self.describe_io(*token),
         }?;
         let format = crate::ffi::call::string("Executing %s took %.3f seconds")?;
-        let args = [asyncio.logger.obj(), format.obj(), what.obj(), float(seconds)?.obj()]
-            .map(|arg| arg.to_ref());
+        let args = [
+            asyncio.logger.obj(),
+            format.obj(),
+            what.obj(),
+            float(seconds)?.obj(),
+        ]
+        .map(|arg| arg.to_ref());
         let args: Vec<Obj<'_>> = args.iter().map(Ref::obj).collect();
-        asyncio.logger.obj().call_method(state().names.warning.obj(), &args).map(drop)
+        asyncio
+            .logger
+            .obj()
+            .call_method(state().names.warning.obj(), &args)
+            .map(drop)
     }
 
     fn describe_io(&self, token: aioxide_core::slab::Token) -> R<Ref> {

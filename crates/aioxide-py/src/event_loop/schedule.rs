@@ -39,7 +39,11 @@ impl LoopFields {
     /// Schedules `callback(future)`: a future is done.
     pub fn call_done(&self, callback: Obj<'_>, future: Obj<'_>, context: Obj<'_>) -> R<()> {
         let args = [future];
-        let callback = Callback { function: callback, args: &args, context: Some(context) };
+        let callback = Callback {
+            function: callback,
+            args: &args,
+            context: Some(context),
+        };
         self.call_soon(&callback).map(drop)
     }
 
@@ -70,7 +74,12 @@ impl LoopFields {
     /// `BaseEventLoop._check_thread`.
     #[cold]
     pub fn check_thread(&self) -> R<()> {
-        state().asyncio.check_thread.obj().call1(self.object()).map(drop)
+        state()
+            .asyncio
+            .check_thread
+            .obj()
+            .call1(self.object())
+            .map(drop)
     }
 
     #[cold]
@@ -88,7 +97,10 @@ impl LoopFields {
         }
         let handle = self.new_handle(callback, Some(when))?;
         handle::fields(handle.obj()).set_scheduled(true);
-        self.turn.borrow_mut().timers.insert(when, Entry::Call(handle.clone()));
+        self.turn
+            .borrow_mut()
+            .timers
+            .insert(when, Entry::Call(handle.clone()));
         Ok(handle)
     }
 
@@ -106,23 +118,32 @@ impl LoopFields {
 #[inline]
 fn callback_of<'a>(args: &Args<'a>, method: &str) -> R<Callback<'a>> {
     if let ([function, rest @ ..], false) = (args.positional(), args.has_named()) {
-        return Ok(Callback { function: *function, args: rest, context: None });
+        return Ok(Callback {
+            function: *function,
+            args: rest,
+            context: None,
+        });
     }
     named_callback(args, [method, "callback", "callback"], &[]).map(|(_, callback)| callback)
 }
 
 /// `(when, callback, *args, context=None)`, the first parameter named `when`.
 #[inline]
-fn timed_callback_of<'a>(
-    args: &Args<'a>,
-    method: &str,
-    when: &str,
-) -> R<(Obj<'a>, Callback<'a>)> {
+fn timed_callback_of<'a>(args: &Args<'a>, method: &str, when: &str) -> R<(Obj<'a>, Callback<'a>)> {
     if let ([first, function, rest @ ..], false) = (args.positional(), args.has_named()) {
-        return Ok((*first, Callback { function: *function, args: rest, context: None }));
+        return Ok((
+            *first,
+            Callback {
+                function: *function,
+                args: rest,
+                context: None,
+            },
+        ));
     }
     let (first, callback) = named_callback(args, [method, when, "callback"], &[when])?;
-    first.map(|first| (first, callback)).ok_or_else(|| missing(method, &[when, "callback"]))
+    first
+        .map(|first| (first, callback))
+        .ok_or_else(|| missing(method, &[when, "callback"]))
 }
 
 /// As above with arguments by name: `leading` are the parameters before `callback`.
@@ -145,12 +166,25 @@ fn named_callback<'a>(
         }
         (None, []) => None,
     };
-    let function = if leading.is_empty() { first.or(function) } else { function };
-    let first = if leading.is_empty() { None } else { take(first) };
+    let function = if leading.is_empty() {
+        first.or(function)
+    } else {
+        function
+    };
+    let first = if leading.is_empty() {
+        None
+    } else {
+        take(first)
+    };
     match (take(function), first) {
-        (Some(function), first) => {
-            Ok((first, Callback { function, args: positional, context }))
-        }
+        (Some(function), first) => Ok((
+            first,
+            Callback {
+                function,
+                args: positional,
+                context,
+            },
+        )),
         (None, Some(_)) => Err(missing(method, &[callback])),
         (None, None) => Err(missing(method, &[leading, &[callback]].concat())),
     }
@@ -179,7 +213,7 @@ pub fn call_later(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
         return Err(Raised::type_error("delay must not be None"));
     }
     let this = fields(event_loop);
-    let when = this.time() + delay.to_f64()?;
+    let when = this.time()? + delay.to_f64()?;
     this.call_at(when, &callback)
 }
 
@@ -216,7 +250,7 @@ pub fn call_soon_threadsafe(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
 
 /// `loop.time()`: monotonic seconds.
 pub fn time(event_loop: Obj<'_>) -> R<Ref> {
-    float(fields(event_loop).time())
+    float(fields(event_loop).clock.now())
 }
 
 /// `loop._write_to_self()`: wakes the loop; from any thread.
@@ -241,7 +275,9 @@ pub fn foreign_call_soon(
     let name = state.names.call_soon.obj();
     let kwnames = state.kw_context.obj();
     match arg {
-        Some(arg) => event_loop.call_method_kw(name, &[event_loop, callback, arg, context], kwnames),
+        Some(arg) => {
+            event_loop.call_method_kw(name, &[event_loop, callback, arg, context], kwnames)
+        }
         None => event_loop.call_method_kw(name, &[event_loop, callback, context], kwnames),
     }
     .map(drop)

@@ -12,8 +12,8 @@ use aioxide_core::backend::{Backend, Interest};
 use aioxide_core::slab::Token;
 
 use super::{LoopFields, OnReady, Registration, fields};
-use crate::ffi::object::{boolean, none_ref};
-use crate::ffi::{Args, Obj, R, Raised, Ref};
+use crate::ffi::object::{boolean, none, none_ref};
+use crate::ffi::{Args, Obj, R, Raised, Ref, Signature};
 use crate::handle::{self, Callback};
 use crate::state::state;
 
@@ -49,12 +49,13 @@ fn os_error(error: std::io::Error) -> Raised {
 impl LoopFields {
     fn token_of(&self, fd: RawFd) -> Option<Token> {
         let index = usize::try_from(fd).ok()?;
-        let token = *self.by_fd.borrow().get(index)?;
-        token
+        self.by_fd.borrow().get(index).copied().flatten()
     }
 
     fn set_token(&self, fd: RawFd, token: Option<Token>) {
-        let Ok(index) = usize::try_from(fd) else { return };
+        let Ok(index) = usize::try_from(fd) else {
+            return;
+        };
         let mut by_fd = self.by_fd.borrow_mut();
         if by_fd.len() <= index {
             by_fd.resize(index + 1, None);
@@ -77,7 +78,9 @@ impl LoopFields {
 
     fn remove(&self, token: Token) -> R<()> {
         let removed = self.turn.borrow_mut().registrations.remove(token);
-        let Some(removed) = removed else { return Ok(()) };
+        let Some(removed) = removed else {
+            return Ok(());
+        };
         let fd = removed.fd();
         if self.token_of(fd) == Some(token) {
             self.set_token(fd, None);
@@ -103,7 +106,12 @@ impl LoopFields {
             // The number was closed behind the loop's back and is in use again.
             self.remove(stale)?;
         }
-        self.insert(Registration::Native { fd, interest, object, on_ready })
+        self.insert(Registration::Native {
+            fd,
+            interest,
+            object,
+            on_ready,
+        })
     }
 
     /// Changes what a native registration waits for.
@@ -115,7 +123,9 @@ impl LoopFields {
             }
             _ => return Ok(()),
         };
-        self.backend()?.reregister(fd, token, wanted).map_err(os_error)
+        self.backend()?
+            .reregister(fd, token, wanted)
+            .map_err(os_error)
     }
 
     /// Removes a native registration. Does nothing for a stale token.
@@ -125,27 +135,71 @@ impl LoopFields {
 
     /// The native transport or listener registered for `fd`.
     pub fn native_object(&self, fd: RawFd) -> Option<Ref> {
-        let token = self.token_of(fd)?;
-        match self.turn.borrow().registrations.get(token) {
-            Some(Registration::Native { object, .. }) => Some(object.clone()),
-            _ => None,
-        }
+        // Not the registrations: a transport that reads and writes nothing has none.
+        self.transports().transport(fd)
     }
 
-    fn watch(&self, fd: RawFd, new: Ref, reads: bool) -> R<()> {
+    /// The descriptor under which a file object that was closed meanwhile is still watched.
+    fn watched_fd(&self, object: Obj<'_>) -> R<Option<RawFd>> {
+        if object.is_int() || matches!(file_number(object), Ok(number) if number >= 0) {
+            return Ok(None);
+        }
+        // Its number is gone, so only identity can find it.
+        let turn = self.turn.borrow();
+        let found = turn
+            .registrations
+            .iter()
+            .find_map(|(_, registration)| match registration {
+                Registration::Watch {
+                    fd,
+                    file: Some(file),
+                    ..
+                } if file.obj().is(object) => Some(*fd),
+                _ => None,
+            });
+        Ok(found)
+    }
+
+    fn watch(&self, fd: RawFd, object: Obj<'_>, new: Ref, reads: bool) -> R<()> {
         let Some(token) = self.token_of(fd) else {
-            let (reader, writer) = if reads { (Some(new), None) } else { (None, Some(new)) };
-            return self.insert(Registration::Watch { fd, reader, writer }).map(drop);
+            let file = (!object.is_int()).then(|| object.to_ref());
+            let (reader, writer) = if reads {
+                (Some(new), None)
+            } else {
+                (None, Some(new))
+            };
+            return self
+                .insert(Registration::Watch {
+                    fd,
+                    file,
+                    reader,
+                    writer,
+                })
+                .map(drop);
         };
-        let added = if reads { Interest::READABLE } else { Interest::WRITABLE };
+        let added = if reads {
+            Interest::READABLE
+        } else {
+            Interest::WRITABLE
+        };
         let wanted = match self.turn.borrow().registrations.get(token) {
             Some(registration @ Registration::Watch { .. }) => registration.interest().with(added),
-            _ => return Err(Raised::runtime("a native transport uses this file descriptor")),
+            _ => {
+                return Err(Raised::runtime(
+                    "a native transport uses this file descriptor",
+                ));
+            }
         };
-        self.backend()?.reregister(fd, token, wanted).map_err(os_error)?;
+        self.backend()?
+            .reregister(fd, token, wanted)
+            .map_err(os_error)?;
         let old = match self.turn.borrow_mut().registrations.get_mut(token) {
             Some(Registration::Watch { reader, writer, .. }) => {
-                if reads { reader.replace(new) } else { writer.replace(new) }
+                if reads {
+                    reader.replace(new)
+                } else {
+                    writer.replace(new)
+                }
             }
             _ => Some(new),
         };
@@ -154,7 +208,9 @@ impl LoopFields {
 
     /// Removes a reader or writer; false if there was none.
     pub fn unwatch(&self, fd: RawFd, reads: bool) -> R<bool> {
-        let Some(token) = self.token_of(fd) else { return Ok(false) };
+        let Some(token) = self.token_of(fd) else {
+            return Ok(false);
+        };
         let (old, wanted) = match self.turn.borrow_mut().registrations.get_mut(token) {
             Some(registration @ Registration::Watch { .. }) => {
                 let old = match registration {
@@ -170,7 +226,9 @@ impl LoopFields {
         let changed = if wanted.is_none() {
             self.remove(token)
         } else {
-            self.backend()?.reregister(fd, token, wanted).map_err(os_error)
+            self.backend()?
+                .reregister(fd, token, wanted)
+                .map_err(os_error)
         };
         cancel_handle(old)?;
         changed.map(|()| was_there)
@@ -194,14 +252,22 @@ pub fn fd_of(file: Obj<'_>) -> R<RawFd> {
     };
     match RawFd::try_from(number) {
         Ok(fd) if fd >= 0 => Ok(fd),
-        _ => Err(Raised::value_error(&format!("Invalid file descriptor: {number}"))),
+        _ => Err(Raised::value_error(&format!(
+            "Invalid file descriptor: {number}"
+        ))),
     }
 }
 
 fn file_number(file: Obj<'_>) -> R<i64> {
     let number = file
         .call_method0(state().names.fileno.obj())
-        .and_then(|number| if number.obj().is_int() { number.obj().to_i64() } else { Ok(-2) });
+        .and_then(|number| {
+            if number.obj().is_int() {
+                number.obj().to_i64()
+            } else {
+                Ok(-2)
+            }
+        });
     match number {
         Ok(-2) => Err(invalid_file(file)),
         Ok(number) => Ok(number),
@@ -233,9 +299,13 @@ fn add(event_loop: Obj<'_>, args: &Args<'_>, reads: bool, checked: bool) -> R<Re
     }
     this.check_open()?;
     let fd = fd_of(*file)?;
-    let callback = Callback { function: *function, args: rest, context: None };
+    let callback = Callback {
+        function: *function,
+        args: rest,
+        context: None,
+    };
     let handle = this.new_handle(&callback, None)?;
-    this.watch(fd, handle.clone(), reads)?;
+    this.watch(fd, *file, handle.clone(), reads)?;
     Ok(handle)
 }
 
@@ -247,11 +317,17 @@ fn remove(event_loop: Obj<'_>, file: Obj<'_>, reads: bool, checked: bool) -> R<R
     if this.is_closed() {
         return Ok(boolean(false));
     }
-    this.unwatch(fd_of(file)?, reads).map(boolean)
+    let fd = match this.watched_fd(file)? {
+        Some(fd) => fd,
+        None => fd_of(file)?,
+    };
+    this.unwatch(fd, reads).map(boolean)
 }
 
 fn check_no_transport(event_loop: Obj<'_>, file: Obj<'_>) -> R<()> {
-    event_loop.call_method1(state().names._ensure_fd_no_transport.obj(), file).map(drop)
+    event_loop
+        .call_method1(state().names._ensure_fd_no_transport.obj(), file)
+        .map(drop)
 }
 
 /// `loop.add_reader(fd, callback, *args)`.
@@ -264,14 +340,23 @@ pub fn add_writer(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
     add(event_loop, &args, false, true).map(|_| none_ref())
 }
 
+const REMOVE: Signature = Signature {
+    name: "remove_reader",
+    params: &["fd"],
+    positional: 1,
+    required: 1,
+};
+
 /// `loop.remove_reader(fd)`: whether there was one.
-pub fn remove_reader(event_loop: Obj<'_>, file: Obj<'_>) -> R<Ref> {
-    remove(event_loop, file, true, true)
+pub fn remove_reader(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    let [file] = args.bind::<1>(&REMOVE)?;
+    remove(event_loop, file.unwrap_or(none()), true, true)
 }
 
 /// `loop.remove_writer(fd)`: whether there was one.
-pub fn remove_writer(event_loop: Obj<'_>, file: Obj<'_>) -> R<Ref> {
-    remove(event_loop, file, false, true)
+pub fn remove_writer(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    let [file] = args.bind::<1>(&REMOVE)?;
+    remove(event_loop, file.unwrap_or(none()), false, true)
 }
 
 /// `loop._add_reader`: without the check for transports; returns the handle.
@@ -296,5 +381,7 @@ pub fn remove_writer_unchecked(event_loop: Obj<'_>, file: Obj<'_>) -> R<Ref> {
 
 /// `loop._native_transport(fd)`: the native transport that uses the descriptor, or None.
 pub fn native_transport(event_loop: Obj<'_>, file: Obj<'_>) -> R<Ref> {
-    Ok(fields(event_loop).native_object(fd_of(file)?).unwrap_or_else(none_ref))
+    Ok(fields(event_loop)
+        .native_object(fd_of(file)?)
+        .unwrap_or_else(none_ref))
 }

@@ -9,6 +9,9 @@ use super::call::text;
 use super::error::{R, Raised};
 use super::object::{Obj, PyObject};
 
+/// Named arguments that no parameter took, as (name, value).
+pub type Rest<'a> = Vec<(Obj<'a>, Obj<'a>)>;
+
 /// The arguments of one call: positional ones, then the values of the names in `kwnames`.
 pub struct Args<'a> {
     values: &'a [Obj<'a>],
@@ -47,7 +50,11 @@ impl<'a> Args<'a> {
             // SAFETY: `total` non-null pointers, and `Obj` is a transparent non-null pointer.
             unsafe { std::slice::from_raw_parts(args.cast::<Obj<'a>>(), total) }
         };
-        Args { values, positional: nargs as usize, kwnames }
+        Args {
+            values,
+            positional: nargs as usize,
+            kwnames,
+        }
     }
 
     /// Wraps a tuple and a dict as `tp_init` gets them, copied into `storage`.
@@ -96,7 +103,7 @@ impl<'a> Args<'a> {
     pub fn keyword<const N: usize>(
         &self,
         params: [&str; N],
-    ) -> R<([Option<Obj<'a>>; N], Vec<(Obj<'a>, Obj<'a>)>)> {
+    ) -> R<([Option<Obj<'a>>; N], Rest<'a>)> {
         let mut bound = [None; N];
         let mut rest = Vec::new();
         'named: for (name, value) in self.named() {
@@ -123,7 +130,11 @@ impl Signature {
     #[cold]
     fn too_many(&self, given: usize) -> Raised {
         let (name, most) = (self.name, self.positional);
-        let exact = if self.required == most { "exactly" } else { "at most" };
+        let exact = if self.required == most {
+            "exactly"
+        } else {
+            "at most"
+        };
         let plural = if most == 1 { "" } else { "s" };
         Raised::type_error(&format!(
             "{name}() takes {exact} {most} positional argument{plural} ({given} given)"

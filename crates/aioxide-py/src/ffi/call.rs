@@ -93,12 +93,7 @@ impl<'a> Obj<'a> {
     }
 
     /// As `call_method`, the last arguments named by the tuple `kwnames`.
-    pub fn call_method_kw(
-        self,
-        name: Obj<'_>,
-        args: &[Obj<'_>],
-        kwnames: Obj<'_>,
-    ) -> R<Ref> {
+    pub fn call_method_kw(self, name: Obj<'_>, args: &[Obj<'_>], kwnames: Obj<'_>) -> R<Ref> {
         // SAFETY: a tuple, alive.
         let names = unsafe { c::PyTuple_GET_SIZE(kwnames.ptr()) } as usize;
         // SAFETY: as in `call_method`.
@@ -189,14 +184,22 @@ impl<'a> Obj<'a> {
     pub fn to_f64(self) -> R<f64> {
         // SAFETY: alive.
         let value = unsafe { c::PyFloat_AsDouble(self.ptr()) };
-        if value == -1.0 { error_occurred().map(|()| value) } else { Ok(value) }
+        if value == -1.0 {
+            error_occurred().map(|()| value)
+        } else {
+            Ok(value)
+        }
     }
 
     /// `operator.index(self)` as a C long; OverflowError where it does not fit.
     pub fn to_i64(self) -> R<i64> {
         // SAFETY: alive.
         let value = unsafe { c::PyLong_AsLongLong(self.ptr()) };
-        if value == -1 { error_occurred().map(|()| value) } else { Ok(value) }
+        if value == -1 {
+            error_occurred().map(|()| value)
+        } else {
+            Ok(value)
+        }
     }
 
     /// Whether this is an instance of `int`.
@@ -231,7 +234,10 @@ fn error_occurred() -> R<()> {
 pub fn string(text: &str) -> R<Ref> {
     // SAFETY: pointer and length describe valid UTF-8.
     unsafe {
-        Ref::steal(c::PyUnicode_FromStringAndSize(text.as_ptr().cast(), text.len() as isize))
+        Ref::steal(c::PyUnicode_FromStringAndSize(
+            text.as_ptr().cast(),
+            text.len() as isize,
+        ))
     }
 }
 

@@ -3,7 +3,7 @@
 //! May touch: type objects, at import only. The tables handed to CPython are leaked on purpose:
 //! a static type table lives as long as the process.
 
-use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
 use pyo3_ffi as c;
@@ -44,7 +44,10 @@ impl Class {
 
     /// Adds a slot.
     pub fn slot(mut self, slot: c_int, function: *mut c_void) -> Class {
-        self.slots.push(c::PyType_Slot { slot, pfunc: function });
+        self.slots.push(c::PyType_Slot {
+            slot,
+            pfunc: function,
+        });
         self
     }
 
@@ -55,7 +58,8 @@ impl Class {
 
     /// Adds methods.
     pub fn methods(mut self, methods: impl IntoIterator<Item = c::PyMethodDef>) -> Class {
-        self.methods.extend(methods);
+        self.methods
+            .extend(methods.into_iter().map(with_text_signature));
         self
     }
 
@@ -67,9 +71,10 @@ impl Class {
 
     /// Gives instances a `__dict__` and weak references, stored at the given offsets.
     pub fn dict_and_weakrefs(mut self, dict_offset: usize, weaklist_offset: usize) -> Class {
-        for (name, offset) in
-            [(c"__dictoffset__", dict_offset), (c"__weaklistoffset__", weaklist_offset)]
-        {
+        for (name, offset) in [
+            (c"__dictoffset__", dict_offset),
+            (c"__weaklistoffset__", weaklist_offset),
+        ] {
             self.members.push(c::PyMemberDef {
                 name: name.as_ptr(),
                 type_code: c::Py_T_PYSSIZET,
@@ -103,7 +108,10 @@ impl Class {
                 pfunc: members.as_mut_ptr().cast(),
             });
         }
-        self.slots.push(c::PyType_Slot { slot: 0, pfunc: null_mut() });
+        self.slots.push(c::PyType_Slot {
+            slot: 0,
+            pfunc: null_mut(),
+        });
         let slots = Box::leak(self.slots.into_boxed_slice());
         let mut spec = c::PyType_Spec {
             name: self.name.as_ptr(),
@@ -126,6 +134,7 @@ pub fn add_methods_of(
     methods: impl IntoIterator<Item = c::PyMethodDef>,
 ) -> R<()> {
     for method in methods {
+        let method = with_text_signature(method);
         let name = method.ml_name;
         let definition: *mut c::PyMethodDef = Box::leak(Box::new(method));
         // SAFETY: a type object and a leaked definition.
@@ -142,10 +151,37 @@ pub fn add_methods_of(
 pub fn generic_alias() -> c::PyMethodDef {
     c::PyMethodDef {
         ml_name: c"__class_getitem__".as_ptr(),
-        ml_meth: c::PyMethodDefPointer { PyCFunction: c::Py_GenericAlias },
+        ml_meth: c::PyMethodDefPointer {
+            PyCFunction: c::Py_GenericAlias,
+        },
         ml_flags: c::METH_O | c::METH_CLASS,
         ml_doc: c"See PEP 585".as_ptr(),
     }
+}
+
+/// Gives a method the text that `inspect.signature` reads.
+///
+/// A docstring may begin with a line `($self, /, ...)`; methods with no or one argument get theirs
+/// by themselves.
+fn with_text_signature(mut method: c::PyMethodDef) -> c::PyMethodDef {
+    // SAFETY: table entries hold static C strings.
+    let (name, doc) = unsafe {
+        (
+            CStr::from_ptr(method.ml_name),
+            CStr::from_ptr(method.ml_doc),
+        )
+    };
+    let (name, doc) = (name.to_string_lossy(), doc.to_string_lossy());
+    let (signature, text) = match doc.split_once('\n') {
+        Some((first, rest)) if first.starts_with('(') => (first, rest),
+        _ if method.ml_flags == c::METH_NOARGS => ("($self, /)", &*doc),
+        _ if method.ml_flags == c::METH_O => ("($self, value, /)", &*doc),
+        _ => return method,
+    };
+    if let Ok(full) = CString::new(format!("{name}{signature}\n--\n\n{text}")) {
+        method.ml_doc = Box::leak(full.into_boxed_c_str()).as_ptr();
+    }
+    method
 }
 
 /// A method table entry; used by the macros below.
@@ -155,7 +191,12 @@ pub const fn method(
     flags: c_int,
     doc: &'static CStr,
 ) -> c::PyMethodDef {
-    c::PyMethodDef { ml_name: name.as_ptr(), ml_meth: function, ml_flags: flags, ml_doc: doc.as_ptr() }
+    c::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: function,
+        ml_flags: flags,
+        ml_doc: doc.as_ptr(),
+    }
 }
 
 /// `name()`: a method without arguments from `fn(Obj) -> R<Ref>`.
@@ -182,8 +223,12 @@ macro_rules! onearg {
             arg: *mut pyo3_ffi::PyObject,
         ) -> *mut pyo3_ffi::PyObject {
             // SAFETY: the interpreter passes live objects.
-            let (this, arg) =
-                unsafe { ($crate::ffi::Obj::from_ptr(this), $crate::ffi::Obj::from_ptr(arg)) };
+            let (this, arg) = unsafe {
+                (
+                    $crate::ffi::Obj::from_ptr(this),
+                    $crate::ffi::Obj::from_ptr(arg),
+                )
+            };
             $crate::ffi::error::guard(|| $function(this, arg))
         }
         let function = pyo3_ffi::PyMethodDefPointer { PyCFunction: raw };
@@ -202,11 +247,16 @@ macro_rules! varargs {
         ) -> *mut pyo3_ffi::PyObject {
             // SAFETY: the interpreter passes a live instance and a well-formed vectorcall array.
             let (this, args) = unsafe {
-                ($crate::ffi::Obj::from_ptr(this), $crate::ffi::Args::new(args, nargs, kwnames))
+                (
+                    $crate::ffi::Obj::from_ptr(this),
+                    $crate::ffi::Args::new(args, nargs, kwnames),
+                )
             };
             $crate::ffi::error::guard(|| $function(this, args))
         }
-        let function = pyo3_ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: raw };
+        let function = pyo3_ffi::PyMethodDefPointer {
+            PyCFunctionFastWithKeywords: raw,
+        };
         let flags = pyo3_ffi::METH_FASTCALL | pyo3_ffi::METH_KEYWORDS;
         $crate::ffi::class::method($name, function, flags, $doc)
     }};
@@ -289,8 +339,9 @@ pub fn bind_tuple<const N: usize>(
     signature: &super::Signature,
 ) -> R<[Option<Ref>; N]> {
     let positional = super::call::tuple_len(args);
-    let mut values: Vec<*mut PyObject> =
-        (0..positional).map(|index| super::call::tuple_item(args, index).ptr()).collect();
+    let mut values: Vec<*mut PyObject> = (0..positional)
+        .map(|index| super::call::tuple_item(args, index).ptr())
+        .collect();
     let mut names = Vec::new();
     if let Some(kwargs) = kwargs {
         let (mut position, mut key, mut value) = (0, null_mut(), null_mut());
@@ -319,7 +370,11 @@ pub struct Visitor {
 impl Visitor {
     /// Wraps what `tp_traverse` received.
     pub fn new(visit: c::visitproc, arg: *mut c_void) -> Visitor {
-        Visitor { visit, arg, status: 0 }
+        Visitor {
+            visit,
+            arg,
+            status: 0,
+        }
     }
 
     /// Visits one reference, unless an earlier visit asked to stop. Null is skipped.

@@ -24,8 +24,7 @@ pub fn copy(context: Obj<'_>) -> R<Ref> {
 /// Whether this is exactly a `contextvars.Context`.
 #[inline]
 pub fn is_native(context: Obj<'_>) -> bool {
-    // SAFETY: a static type of the interpreter.
-    context.type_ptr() == unsafe { &raw mut c::PyContext_Type }
+    context.type_ptr() == &raw mut c::PyContext_Type
 }
 
 /// Makes `context` current. RuntimeError if it is entered already.

@@ -16,7 +16,10 @@ fn thread_slot() -> *mut *mut PyObject {
     match state().layout.running_task {
         // SAFETY: the thread is attached; the offset was found inside the thread state.
         Some(offset) => unsafe {
-            c::PyThreadState_Get().cast::<u8>().add(offset).cast::<*mut PyObject>()
+            c::PyThreadState_Get()
+                .cast::<u8>()
+                .add(offset)
+                .cast::<*mut PyObject>()
         },
         None => std::ptr::null_mut(),
     }
@@ -67,7 +70,9 @@ fn leave_slow(event_loop: Obj<'_>, task: Obj<'_>) -> R<()> {
 }
 
 fn enter_dict(event_loop: Obj<'_>, task: Obj<'_>) -> R<()> {
-    let Some(tasks) = &state().current_tasks else { return enter_slow(event_loop, task) };
+    let Some(tasks) = &state().current_tasks else {
+        return enter_slow(event_loop, task);
+    };
     // SAFETY: a dict and a live key; the result is borrowed or null.
     let current = unsafe { c::PyDict_GetItemWithError(tasks.ptr(), event_loop.ptr()) };
     if !current.is_null() {
@@ -77,7 +82,9 @@ fn enter_dict(event_loop: Obj<'_>, task: Obj<'_>) -> R<()> {
 }
 
 fn leave_dict(event_loop: Obj<'_>, task: Obj<'_>) -> R<()> {
-    let Some(tasks) = &state().current_tasks else { return leave_slow(event_loop, task) };
+    let Some(tasks) = &state().current_tasks else {
+        return leave_slow(event_loop, task);
+    };
     // SAFETY: a dict and a live key; the result is borrowed or null.
     let current = unsafe { c::PyDict_GetItemWithError(tasks.ptr(), event_loop.ptr()) };
     if current != task.ptr() {
@@ -94,7 +101,9 @@ pub fn swap(event_loop: Obj<'_>, task: Obj<'_>) -> R<Ref> {
         return function.obj().call(&[event_loop, task]);
     }
     let Some(tasks) = &state().current_tasks else {
-        return Err(super::Raised::runtime("asyncio keeps no table of current tasks"));
+        return Err(super::Raised::runtime(
+            "asyncio keeps no table of current tasks",
+        ));
     };
     // SAFETY: a dict and a live key; the result is borrowed or null.
     let current = unsafe { c::PyDict_GetItemWithError(tasks.ptr(), event_loop.ptr()) };

@@ -120,8 +120,7 @@ impl Raised {
     /// Whether the exception must leave the loop: `SystemExit` or `KeyboardInterrupt`.
     pub fn is_exit(&self) -> bool {
         // SAFETY: statics of the interpreter.
-        let (system_exit, interrupt) =
-            unsafe { (c::PyExc_SystemExit, c::PyExc_KeyboardInterrupt) };
+        let (system_exit, interrupt) = unsafe { (c::PyExc_SystemExit, c::PyExc_KeyboardInterrupt) };
         self.matches(system_exit) || self.matches(interrupt)
     }
 
@@ -142,7 +141,11 @@ fn take_triple() -> Option<Ref> {
     unsafe { c::PyErr_NormalizeException(&mut class, &mut value, &mut traceback) };
     // SAFETY: each is owned or null.
     let (class, value, traceback) = unsafe {
-        (Ref::steal_opt(class), Ref::steal_opt(value), Ref::steal_opt(traceback))
+        (
+            Ref::steal_opt(class),
+            Ref::steal_opt(value),
+            Ref::steal_opt(traceback),
+        )
     };
     drop(class);
     if let (Some(value), Some(traceback)) = (&value, &traceback) {

@@ -54,14 +54,21 @@ fn byte_at(object: Obj<'_>, offset: usize) -> u8 {
 }
 
 fn find_word(object: Obj<'_>, size: usize, wanted: usize) -> Option<usize> {
-    (2 * WORD..size).step_by(WORD).find(|&offset| word_at(object, offset) == wanted)
+    (2 * WORD..size)
+        .step_by(WORD)
+        .find(|&offset| word_at(object, offset) == wanted)
 }
 
 impl Layout {
     /// Looks at the running interpreter's types. The two classes are `_asyncio.Future`, `.Task`.
     pub fn probe(future: Obj<'_>, task: Obj<'_>) -> R<Layout> {
-        let fields = basic_size(task).max(basic_size(future)).next_multiple_of(WORD);
-        let mut layout = Layout { fields, ..Layout::default() };
+        let fields = basic_size(task)
+            .max(basic_size(future))
+            .next_multiple_of(WORD);
+        let mut layout = Layout {
+            fields,
+            ..Layout::default()
+        };
         if cfg!(Py_3_14) {
             Probe::new(future, task)?.fill(&mut layout)?;
         }
@@ -148,7 +155,10 @@ impl Probe {
         self.call(c"future_add_to_awaited_by", &[task, self.future.obj()])?;
         layout.awaited_by = find_word(task, self.future_size, self.future.ptr() as usize);
         layout.is_task = self.find_is_task(layout.awaited_by);
-        self.call(c"future_discard_from_awaited_by", &[task, self.future.obj()])?;
+        self.call(
+            c"future_discard_from_awaited_by",
+            &[task, self.future.obj()],
+        )?;
         self.find_list(layout)?;
         self.find_running_task(layout)
     }
@@ -158,7 +168,10 @@ impl Probe {
         let known = awaited_by?;
         let mut found = (2 * WORD..self.future_size).filter(|&offset| {
             let in_known = (known..known + WORD).contains(&offset);
-            let bytes = (byte_at(self.task.obj(), offset), byte_at(self.future.obj(), offset));
+            let bytes = (
+                byte_at(self.task.obj(), offset),
+                byte_at(self.future.obj(), offset),
+            );
             !in_known && bytes == (1, 0)
         });
         let first = found.next();
@@ -169,14 +182,18 @@ impl Probe {
     fn find_list(&self, layout: &mut Layout) -> R<()> {
         let task = self.task.obj();
         let words = |task| -> Vec<usize> {
-            (0..self.task_size).step_by(WORD).map(|offset| word_at(task, offset)).collect()
+            (0..self.task_size)
+                .step_by(WORD)
+                .map(|offset| word_at(task, offset))
+                .collect()
         };
         self.call(c"_unregister_task", &[task])?;
         let without = words(task);
         self.call(c"_register_task", &[task])?;
         let with = words(task);
-        let changed: Vec<usize> =
-            (2..with.len()).filter(|&i| without[i] == 0 && with[i] != 0).collect();
+        let changed: Vec<usize> = (2..with.len())
+            .filter(|&i| without[i] == 0 && with[i] != 0)
+            .collect();
         if let [next, prev] = changed[..]
             && prev == next + 1
         {
@@ -196,10 +213,16 @@ impl Probe {
 
     /// The word of the thread state that holds the current task, below the list head.
     fn find_running_task(&self, layout: &mut Layout) -> R<()> {
-        let Some(limit) = layout.tasks_head else { return Ok(()) };
+        let Some(limit) = layout.tasks_head else {
+            return Ok(());
+        };
         let running = self.call(c"_get_running_loop", &[])?;
         let outside = running.obj().is_none();
-        let event_loop = if outside { self.stub_loop.obj() } else { running.obj() };
+        let event_loop = if outside {
+            self.stub_loop.obj()
+        } else {
+            running.obj()
+        };
         if outside {
             self.call(c"_set_running_loop", &[event_loop])?;
         }

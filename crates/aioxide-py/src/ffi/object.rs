@@ -181,7 +181,11 @@ impl Slot {
     pub fn ptr(&self) -> *mut PyObject {
         // SAFETY: reading the pointer of the cell's content moves nothing; no other reference into
         // the cell exists because none is ever handed out.
-        unsafe { (*self.0.as_ptr()).as_ref().map_or(ptr::null_mut(), Ref::ptr) }
+        unsafe {
+            (*self.0.as_ptr())
+                .as_ref()
+                .map_or(ptr::null_mut(), Ref::ptr)
+        }
     }
 
     /// Whether the field holds nothing.

@@ -22,7 +22,10 @@ pub struct Node {
 impl Node {
     /// A node in no list.
     pub const fn new() -> Node {
-        Node { next: Cell::new(null()), prev: Cell::new(null()) }
+        Node {
+            next: Cell::new(null()),
+            prev: Cell::new(null()),
+        }
     }
 
     fn is_linked(&self) -> bool {
@@ -64,9 +67,8 @@ pub fn register(task: Obj<'_>) -> R<()> {
     };
     if !node.is_linked() {
         // SAFETY: the thread is attached; the head lies inside its state.
-        let head = unsafe {
-            super::layout::fields::<Node>(pyo3_ffi::PyThreadState_Get().cast(), offset)
-        };
+        let head =
+            unsafe { super::layout::fields::<Node>(pyo3_ffi::PyThreadState_Get().cast(), offset) };
         node.insert_before(head);
     }
     Ok(())

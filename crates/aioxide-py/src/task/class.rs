@@ -37,16 +37,28 @@ fn uncancel(task: Obj<'_>) -> R<Ref> {
     cancelling(task)
 }
 
-const GET_STACK: Signature =
-    Signature { name: "get_stack", params: &["limit"], positional: 0, required: 0 };
+const GET_STACK: Signature = Signature {
+    name: "get_stack",
+    params: &["limit"],
+    positional: 0,
+    required: 0,
+};
 
 fn get_stack(task: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let [limit] = args.bind::<1>(&GET_STACK)?;
-    state().asyncio.task_get_stack.obj().call(&[task, limit.unwrap_or(none())])
+    state()
+        .asyncio
+        .task_get_stack
+        .obj()
+        .call(&[task, limit.unwrap_or(none())])
 }
 
-const PRINT_STACK: Signature =
-    Signature { name: "print_stack", params: &["limit", "file"], positional: 0, required: 0 };
+const PRINT_STACK: Signature = Signature {
+    name: "print_stack",
+    params: &["limit", "file"],
+    positional: 0,
+    required: 0,
+};
 
 fn print_stack(task: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let [limit, file] = args.bind::<2>(&PRINT_STACK)?;
@@ -55,11 +67,15 @@ fn print_stack(task: Obj<'_>, args: Args<'_>) -> R<Ref> {
 }
 
 fn set_result(_task: Obj<'_>, _value: Obj<'_>) -> R<Ref> {
-    Err(Raised::runtime("Task does not support set_result operation"))
+    Err(Raised::runtime(
+        "Task does not support set_result operation",
+    ))
 }
 
 fn set_exception(_task: Obj<'_>, _value: Obj<'_>) -> R<Ref> {
-    Err(Raised::runtime("Task does not support set_exception operation"))
+    Err(Raised::runtime(
+        "Task does not support set_exception operation",
+    ))
 }
 
 fn get_coro(task: Obj<'_>) -> R<Ref> {
@@ -123,13 +139,17 @@ unsafe impl Sync for Callbacks {}
 static CALLBACKS: Callbacks = Callbacks([
     c::PyMethodDef {
         ml_name: c"task_step".as_ptr(),
-        ml_meth: c::PyMethodDefPointer { PyCFunction: run_step },
+        ml_meth: c::PyMethodDefPointer {
+            PyCFunction: run_step,
+        },
         ml_flags: c::METH_NOARGS,
         ml_doc: c"Runs the next step of the task.".as_ptr(),
     },
     c::PyMethodDef {
         ml_name: c"task_wakeup".as_ptr(),
-        ml_meth: c::PyMethodDefPointer { PyCFunction: run_wakeup },
+        ml_meth: c::PyMethodDefPointer {
+            PyCFunction: run_wakeup,
+        },
         ml_flags: c::METH_O,
         ml_doc: c"Runs the next step of the task: the future it waited for is done.".as_ptr(),
     },
@@ -138,7 +158,13 @@ static CALLBACKS: Callbacks = Callbacks([
 fn bound(task: Obj<'_>, index: usize) -> R<Ref> {
     let definition = std::ptr::from_ref(&CALLBACKS.0[index]).cast_mut();
     // SAFETY: a static table entry, which is only read, and a live `self`.
-    unsafe { Ref::steal(c::PyCFunction_NewEx(definition, task.ptr(), std::ptr::null_mut())) }
+    unsafe {
+        Ref::steal(c::PyCFunction_NewEx(
+            definition,
+            task.ptr(),
+            std::ptr::null_mut(),
+        ))
+    }
 }
 
 /// A callable that runs the task's next step: for loops that are not native.
@@ -166,6 +192,9 @@ unsafe extern "C" fn finalize(task: *mut PyObject) {
     // SAFETY: the interpreter passes a live instance.
     let task = unsafe { Obj::from_ptr(task) };
     let done = crate::ffi::error::guard_status(|| {
+        // Where asyncio keeps tasks in a WeakSet, a dying task is out of it even if it is revived.
+        #[cfg(not(Py_3_14))]
+        registry::unregister(task)?;
         report_destroyed(task, fields(task));
         future::report_unretrieved(task);
         Ok(())
@@ -176,9 +205,13 @@ unsafe extern "C" fn finalize(task: *mut PyObject) {
 impl TaskFields {
     fn visit(&self, visitor: &mut Visitor) {
         self.future.visit(visitor);
-        for slot in
-            [&self.coro, &self.context, &self.name, &self.waits_for, &self.step_exception]
-        {
+        for slot in [
+            &self.coro,
+            &self.context,
+            &self.name,
+            &self.waits_for,
+            &self.step_exception,
+        ] {
             visitor.slot(slot);
         }
     }
@@ -186,9 +219,13 @@ impl TaskFields {
     fn clear(&self) {
         self.let_go();
         self.future.clear();
-        for slot in
-            [&self.coro, &self.context, &self.name, &self.waits_for, &self.step_exception]
-        {
+        for slot in [
+            &self.coro,
+            &self.context,
+            &self.name,
+            &self.waits_for,
+            &self.step_exception,
+        ] {
             slot.clear();
         }
     }
@@ -258,28 +295,68 @@ pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
                 set_log_destroy_pending,
                 c"Whether dying while pending is reported."
             ),
-            attribute!(c"_must_cancel", get_must_cancel, c"Whether the next step is cancelled."),
+            attribute!(
+                c"_must_cancel",
+                get_must_cancel,
+                c"Whether the next step is cancelled."
+            ),
             attribute!(c"_coro", get_coro, c"The coroutine."),
-            attribute!(c"_fut_waiter", wait::awaited, c"The future that the task waits for."),
+            attribute!(
+                c"_fut_waiter",
+                wait::awaited,
+                c"The future that the task waits for."
+            ),
         ])
         .build(Some(asyncio.task_class.obj()))
 }
 
 fn methods() -> [c::PyMethodDef; 11] {
     [
-        onearg!(c"set_result", set_result, c"Not for tasks: raises RuntimeError."),
-        onearg!(c"set_exception", set_exception, c"Not for tasks: raises RuntimeError."),
+        onearg!(
+            c"set_result",
+            set_result,
+            c"($self, result, /)\nNot for tasks: raises RuntimeError."
+        ),
+        onearg!(
+            c"set_exception",
+            set_exception,
+            c"($self, exception, /)\nNot for tasks: raises RuntimeError."
+        ),
         varargs!(
             c"cancel",
             cancel_method,
-            c"Requests that CancelledError is raised in the coroutine; False if it is done."
+            c"($self, /, msg=None)\nRequests that CancelledError is raised in the coroutine; False if it is done."
         ),
-        noargs!(c"cancelling", cancelling, c"How many cancellations were requested."),
-        noargs!(c"uncancel", uncancel, c"Takes one request back; returns how many remain."),
-        varargs!(c"get_stack", get_stack, c"The frames of the coroutine, oldest first."),
-        varargs!(c"print_stack", print_stack, c"Prints the frames of get_stack()."),
-        noargs!(c"get_coro", get_coro, c"The coroutine; None if it finished eagerly."),
-        noargs!(c"get_context", get_context, c"The context that the coroutine runs in."),
+        noargs!(
+            c"cancelling",
+            cancelling,
+            c"How many cancellations were requested."
+        ),
+        noargs!(
+            c"uncancel",
+            uncancel,
+            c"Takes one request back; returns how many remain."
+        ),
+        varargs!(
+            c"get_stack",
+            get_stack,
+            c"($self, /, *, limit=None)\nThe frames of the coroutine, oldest first."
+        ),
+        varargs!(
+            c"print_stack",
+            print_stack,
+            c"($self, /, *, limit=None, file=None)\nPrints the frames of get_stack()."
+        ),
+        noargs!(
+            c"get_coro",
+            get_coro,
+            c"The coroutine; None if it finished eagerly."
+        ),
+        noargs!(
+            c"get_context",
+            get_context,
+            c"The context that the coroutine runs in."
+        ),
         noargs!(c"get_name", get_name, c"The name."),
         onearg!(c"set_name", set_name, c"Sets the name to str(value)."),
     ]

@@ -36,7 +36,10 @@ fn wait_for_native(task: Obj<'_>, this: &TaskFields, awaited: Ref) -> R<()> {
     }
     add_edge(awaited.obj(), task)?;
     if other.is_pending() {
-        other.add_waiter(Waiter { target: task.to_ref(), context: None });
+        other.add_waiter(Waiter {
+            target: task.to_ref(),
+            context: None,
+        });
         this.waits_for.set(Some(awaited));
     } else {
         this.waits_for.set(Some(awaited));
@@ -69,7 +72,10 @@ pub fn cancel_awaited(awaited: Obj<'_>, message: Option<&Ref>) -> R<bool> {
         return cancel(awaited, message.cloned());
     }
     let message = message.cloned().unwrap_or_else(none_ref);
-    awaited.call_method1(state.names.cancel.obj(), message.obj())?.obj().is_true()
+    awaited
+        .call_method1(state.names.cancel.obj(), message.obj())?
+        .obj()
+        .is_true()
 }
 
 /// Waits for anything that follows asyncio's future protocol: stock futures, subclasses, others.
@@ -203,4 +209,3 @@ fn bad_yield(task: Obj<'_>, this: &TaskFields, yielded: Obj<'_>) -> R<()> {
 pub fn awaited(task: Obj<'_>) -> R<Ref> {
     Ok(fields(task).waits_for.get_or_none())
 }
-

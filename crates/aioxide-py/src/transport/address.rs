@@ -30,7 +30,9 @@ fn part<const N: usize>(raw: &[u8], start: usize) -> Option<[u8; N]> {
 
 /// `(host, port)`.
 fn inet4(raw: &[u8]) -> R<Option<Ref>> {
-    let (Some(port), Some(host)) = (part::<2>(raw, 2), part::<4>(raw, 4)) else { return Ok(None) };
+    let (Some(port), Some(host)) = (part::<2>(raw, 2), part::<4>(raw, 4)) else {
+        return Ok(None);
+    };
     let host = string(&Ipv4Addr::from(host).to_string())?;
     let port = int(u16::from_be_bytes(port).into())?;
     tuple(&[host.obj(), port.obj()]).map(Some)
@@ -38,7 +40,9 @@ fn inet4(raw: &[u8]) -> R<Option<Ref>> {
 
 /// `(host, port, flow information, scope)`.
 fn inet6(raw: &[u8]) -> R<Option<Ref>> {
-    let (Some(port), Some(flow)) = (part::<2>(raw, 2), part::<4>(raw, 4)) else { return Ok(None) };
+    let (Some(port), Some(flow)) = (part::<2>(raw, 2), part::<4>(raw, 4)) else {
+        return Ok(None);
+    };
     let (Some(host), Some(scope)) = (part::<16>(raw, 8), part::<4>(raw, 24)) else {
         return Ok(None);
     };

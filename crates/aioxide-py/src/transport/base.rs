@@ -8,10 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use aioxide_core::backend::sys::{self, SocketAddress};
-use aioxide_core::backend::Interest;
-use aioxide_core::slab::Token;
-use aioxide_core::stream::Stream;
 use super::address;
 use super::descriptor::{Descriptor, SocketKind};
 use super::stream::handle_ready;
@@ -21,6 +17,10 @@ use crate::ffi::object::none;
 use crate::ffi::{Obj, PyObject, R, Raised, Ref, Slot, builtin, bytes, context, error, layout};
 use crate::handle::Callback;
 use crate::state::state;
+use aioxide_core::backend::Interest;
+use aioxide_core::backend::sys::{self, SocketAddress};
+use aioxide_core::slab::Token;
+use aioxide_core::stream::Stream;
 
 /// Bytes that wait to be written: a `bytes` object, held and not copied.
 pub struct Chunk(pub Ref);
@@ -124,7 +124,7 @@ pub fn open_accepted(
     this.descriptor.own(fd, kind);
     let extra = this.begin(opening)?;
     let names = &state().names;
-    let local = this.descriptor.with(&this.socket, |fd| sys::local_address(fd)).ok();
+    let local = this.descriptor.with(&this.socket, sys::local_address).ok();
     for (name, asked, known) in [
         (&names.sockname, &names.getsockname, local.as_ref()),
         (&names.peername, &names.getpeername, Some(peer)),
@@ -159,7 +159,9 @@ fn connect(transport: Obj<'_>, this: &Fields, opening: &Opening<'_>) -> R<()> {
     let number = this.descriptor.number();
     this.in_loop(|native| native.transports().attach(number, transport))?;
     this.descriptor.set_nodelay(&this.socket)?;
-    let made = opening.protocol.getattr(state.names.connection_made.obj())?;
+    let made = opening
+        .protocol
+        .getattr(state.names.connection_made.obj())?;
     this.call_soon(made.obj(), &[transport])?;
     // Only start reading when connection_made() has been called.
     let start = transport.getattr_str(c"_start_reading")?;
@@ -222,7 +224,10 @@ impl Fields {
     #[inline]
     pub fn in_loop<T>(&self, body: impl FnOnce(&LoopFields) -> T) -> R<T> {
         let event_loop = self.event_loop.get();
-        match event_loop.as_ref().and_then(|event_loop| event_loop::native(event_loop.obj())) {
+        match event_loop
+            .as_ref()
+            .and_then(|event_loop| event_loop::native(event_loop.obj()))
+        {
             Some(native) => Ok(body(native)),
             None => Err(Raised::runtime("the transport has no event loop")),
         }
@@ -231,9 +236,7 @@ impl Fields {
     /// Whether the loop is in debug mode; false where there is none.
     pub fn debug(&self) -> bool {
         match self.event_loop.get() {
-            Some(event_loop) => {
-                event_loop::native(event_loop.obj()).is_some_and(LoopFields::debug)
-            }
+            Some(event_loop) => event_loop::native(event_loop.obj()).is_some_and(LoopFields::debug),
             None => false,
         }
     }
@@ -254,7 +257,9 @@ impl Fields {
         if event_loop::native(opening.event_loop).is_none() {
             return Err(Raised::type_error("loop must be an aioxide loop"));
         }
-        let extra = opening.extra.map_or_else(dict, |extra| Ok(extra.to_ref()))?;
+        let extra = opening
+            .extra
+            .map_or_else(dict, |extra| Ok(extra.to_ref()))?;
         let socket = state().names.socket.obj();
         if builtin::dict_get(extra.obj(), socket)?.is_some() {
             // Ours is another one, made when somebody asks.
@@ -309,8 +314,13 @@ impl Fields {
     /// `loop.call_soon(function, *args)` in the transport's context.
     pub fn call_soon(&self, function: Obj<'_>, args: &[Obj<'_>]) -> R<()> {
         let context = self.context.get();
-        let callback = Callback { function, args, context: context.as_ref().map(Ref::obj) };
-        self.in_loop(|native| native.call_soon(&callback))?.map(drop)
+        let callback = Callback {
+            function,
+            args,
+            context: context.as_ref().map(Ref::obj),
+        };
+        self.in_loop(|native| native.call_soon(&callback))?
+            .map(drop)
     }
 
     /// Brings the registration with the loop in line with the core's interest.
@@ -340,7 +350,9 @@ impl Fields {
             None if interest.is_none() => Ok(None),
             None => {
                 native.check_open()?;
-                native.register_native(fd, interest, transport.to_ref(), handle_ready).map(Some)
+                native
+                    .register_native(fd, interest, transport.to_ref(), handle_ready)
+                    .map(Some)
             }
             Some(token) if interest.is_none() => native.deregister_native(token).map(|()| None),
             Some(token) => native.rearm_native(token, interest).map(|()| Some(token)),
@@ -352,9 +364,10 @@ impl Fields {
     /// `_call_connection_lost(exc)`: tells the protocol, then closes and lets everything go.
     pub fn lose(&self, transport: Obj<'_>, exc: Obj<'_>) -> R<()> {
         let told = match self.protocol.get().filter(|_| self.is_connected.get()) {
-            Some(protocol) => {
-                protocol.obj().call_method1(state().names.connection_lost.obj(), exc).map(drop)
-            }
+            Some(protocol) => protocol
+                .obj()
+                .call_method1(state().names.connection_lost.obj(), exc)
+                .map(drop),
             None => Ok(()),
         };
         // Python's `finally`: the first failure is what comes out, after all was done.
@@ -378,7 +391,12 @@ impl Fields {
     fn let_go(&self, transport: Obj<'_>) -> R<()> {
         self.forget(transport);
         self.event_loop.clear();
-        for slot in [&self.read_context, &self.write_context, &self.context, &self.protocol] {
+        for slot in [
+            &self.read_context,
+            &self.write_context,
+            &self.context,
+            &self.protocol,
+        ] {
             slot.clear();
         }
         self.descriptor.close(&self.socket)
@@ -388,19 +406,33 @@ impl Fields {
     pub fn forget(&self, transport: Obj<'_>) {
         if let Some(event_loop) = self.event_loop.get() {
             if let Some(native) = event_loop::native(event_loop.obj()) {
-                native.transports().detach(self.descriptor.number(), transport);
+                native
+                    .transports()
+                    .detach(self.descriptor.number(), transport);
             }
         }
     }
 
     fn fail_empty_waiter(&self) -> R<()> {
-        let Some(waiter) = self.empty_waiter.get() else { return Ok(()) };
-        if waiter.obj().call_method0(state().names.done.obj())?.obj().is_true()? {
+        let Some(waiter) = self.empty_waiter.get() else {
+            return Ok(());
+        };
+        if waiter
+            .obj()
+            .call_method0(state().names.done.obj())?
+            .obj()
+            .is_true()?
+        {
             return Ok(());
         }
         let message = crate::ffi::call::string("Connection is closed by peer")?;
         let exc = builtin::connection_error().call1(message.obj())?;
-        waiter.obj().getattr_str(c"set_exception")?.obj().call1(exc.obj()).map(drop)
+        waiter
+            .obj()
+            .getattr_str(c"set_exception")?
+            .obj()
+            .call1(exc.obj())
+            .map(drop)
     }
 
     /// Extra info with 'socket' in it.
@@ -431,7 +463,9 @@ fn takes_transport(server: Obj<'_>) -> R<bool> {
         return Ok(true);
     }
     let name = state().names._attach.obj();
-    let stock = crate::ffi::call::import(c"asyncio.base_events")?.obj().getattr_str(c"Server")?;
+    let stock = crate::ffi::call::import(c"asyncio.base_events")?
+        .obj()
+        .getattr_str(c"Server")?;
     let of_stock = stock.obj().getattr(name)?;
     let of_class = server.type_obj().getattr(name)?;
     Ok(!of_class.obj().is(of_stock.obj()))

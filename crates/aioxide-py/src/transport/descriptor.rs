@@ -42,7 +42,9 @@ impl SocketKind {
 
     /// Whether small segments should be sent at once. *Source*: asyncio `base_events._set_nodelay`.
     pub fn is_tcp(&self) -> bool {
-        [libc::AF_INET, libc::AF_INET6].map(i64::from).contains(&self.family)
+        [libc::AF_INET, libc::AF_INET6]
+            .map(i64::from)
+            .contains(&self.family)
             && self.kind == i64::from(libc::SOCK_STREAM)
             && self.proto == i64::from(libc::IPPROTO_TCP)
     }
@@ -89,10 +91,15 @@ impl Descriptor {
 
     /// Uses `object`, a socket that owns its descriptor, and keeps it in `slot`.
     pub fn adopt(&self, object: Obj<'_>, slot: &Slot) -> R<()> {
-        let fileno = object.call_method0(state().names.fileno.obj())?.obj().to_i64()?;
+        let fileno = object
+            .call_method0(state().names.fileno.obj())?
+            .obj()
+            .to_i64()?;
         let fd = RawFd::try_from(fileno).unwrap_or(-1);
         self.fd.set(fd);
-        self.owner.replace(Owner::Socket { is_visible: socket::is_readable(object, fd) });
+        self.owner.replace(Owner::Socket {
+            is_visible: socket::is_readable(object, fd),
+        });
         slot.set(Some(object.to_ref()));
         Ok(())
     }
@@ -133,7 +140,8 @@ impl Descriptor {
             Owner::Transport(owned) => owned,
             other => {
                 self.owner.replace(other);
-                let object = class.call_method1(crate::ffi::call::interned(c"__new__")?.obj(), class)?;
+                let object =
+                    class.call_method1(crate::ffi::call::interned(c"__new__")?.obj(), class)?;
                 slot.set(Some(object.clone()));
                 return Ok(object);
             }
@@ -156,7 +164,11 @@ impl Descriptor {
 
     /// `socket.socket(family, type, proto, fd)`, non-blocking. If it fails, `fd` stays open.
     fn wrap(&self, class: Obj<'_>, fd: RawFd) -> R<Ref> {
-        let SocketKind { family, kind, proto } = self.kind.get();
+        let SocketKind {
+            family,
+            kind,
+            proto,
+        } = self.kind.get();
         let [family, kind, proto] = [int(family)?, int(kind)?, int(proto)?];
         let fileno = int(fd.into())?;
         let object = class.call(&[family.obj(), kind.obj(), proto.obj(), fileno.obj()])?;
@@ -180,7 +192,10 @@ impl Descriptor {
                 Ok(())
             }
             Owner::Socket { .. } => match slot.get() {
-                Some(object) => object.obj().call_method0(state().names.close.obj()).map(drop),
+                Some(object) => object
+                    .obj()
+                    .call_method0(state().names.close.obj())
+                    .map(drop),
                 None => Ok(()),
             },
         }
@@ -195,6 +210,7 @@ impl Descriptor {
         if !kind.is_tcp() {
             return Ok(());
         }
-        self.with(slot, sys::set_nodelay).map_err(|error| crate::ffi::Raised::os_error(&error))
+        self.with(slot, sys::set_nodelay)
+            .map_err(|error| crate::ffi::Raised::os_error(&error))
     }
 }

@@ -1,8 +1,9 @@
 //! Transports and servers: the Python side of byte streams.
 //!
-//! Rooms: `base` (a transport's fields, opening, losing), `stream` (reading, writing, closing),
-//! `class` (the Python type), `report` (fatal errors and what the exception handler is told),
-//! `server` (accepting), `descriptor` (who closes what), `address`. What to do is decided by
+//! Rooms: `base` (a transport's fields, opening, losing), `stream` (reading, closing, running what
+//! the core decides), `write`, `class` (the Python type), `surface` and `private` (its methods),
+//! `report` (fatal errors and what the exception handler is told), `server` (accepting),
+//! `descriptor` (who closes what), `address`. What to do is decided by
 //! `aioxide_core::stream`; this room does the io and calls the protocol.
 //!
 //! Invariants: no borrow is held while Python code runs, so a protocol may close, abort, write,
@@ -13,9 +14,12 @@ mod address;
 mod base;
 mod class;
 mod descriptor;
+mod private;
 mod report;
 mod server;
 mod stream;
+mod surface;
+mod write;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -66,6 +70,8 @@ impl PerLoop {
     pub fn transport(&self, fd: RawFd) -> Option<Ref> {
         let found = self.by_fd.borrow().get(&fd).copied();
         // SAFETY: a transport detaches itself before it dies, so the pointer is alive.
-        found.and_then(|found| unsafe { Obj::from_nullable(found) }).map(Obj::to_ref)
+        found
+            .and_then(|found| unsafe { Obj::from_nullable(found) })
+            .map(Obj::to_ref)
     }
 }

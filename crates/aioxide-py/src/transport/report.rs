@@ -13,7 +13,7 @@ use crate::state::state;
 /// anything else goes to the exception handler; then the connection is given up.
 pub fn fatal(transport: Obj<'_>, exc: Obj<'_>, message: &str) -> R<()> {
     let this = fields(transport);
-    super::stream::settle(transport, this)?;
+    super::write::settle(transport, this)?;
     if !error::given_matches(exc, builtin::os_error().ptr()) {
         tell_handler(transport, this, exc, message)?;
     } else if this.debug() {
@@ -44,7 +44,9 @@ pub fn report_callback(transport: Obj<'_>, raised: Raised, message: &str) -> R<(
 fn tell_handler(transport: Obj<'_>, this: &Fields, exc: Obj<'_>, message: &str) -> R<()> {
     let names = &state().names;
     let protocol = this.protocol.get_or_none();
-    let Some(event_loop) = this.event_loop.get() else { return Ok(()) };
+    let Some(event_loop) = this.event_loop.get() else {
+        return Ok(());
+    };
     call_handler(
         event_loop.obj(),
         message,
@@ -69,7 +71,10 @@ pub fn report_escaped(transport: Obj<'_>, raised: Raised, method: &str) -> R<()>
     };
     let message = format!("Exception in callback StreamTransport.{method}()");
     let names = &state().names;
-    let items = [(names.exception.obj(), exc.obj()), (names.transport.obj(), transport)];
+    let items = [
+        (names.exception.obj(), exc.obj()),
+        (names.transport.obj(), transport),
+    ];
     call_handler(event_loop.obj(), &message, &items)
 }
 
@@ -81,13 +86,20 @@ pub fn call_handler(event_loop: Obj<'_>, message: &str, items: &[(Obj<'_>, Obj<'
     for (name, value) in items {
         dict_set(context.obj(), *name, *value)?;
     }
-    event_loop.call_method1(names.call_exception_handler.obj(), context.obj()).map(drop)
+    event_loop
+        .call_method1(names.call_exception_handler.obj(), context.obj())
+        .map(drop)
 }
 
 /// `logger.warning(text)`.
 pub fn log_warning(text: &str) -> R<()> {
     let text = string(text)?;
-    state().asyncio.logger.obj().call_method1(state().names.warning.obj(), text.obj()).map(drop)
+    state()
+        .asyncio
+        .logger
+        .obj()
+        .call_method1(state().names.warning.obj(), text.obj())
+        .map(drop)
 }
 
 /// `logger.debug(format, *args)`.

@@ -74,7 +74,14 @@ impl<'a> Serving<'a> {
             _ => None,
         };
         let (server, context) = (given(3), given(7));
-        Ok(Serving { all, factory: all[0], socket: all[1], tls, server, context })
+        Ok(Serving {
+            all,
+            factory: all[0],
+            socket: all[1],
+            tls,
+            server,
+            context,
+        })
     }
 }
 
@@ -90,13 +97,20 @@ pub fn start_serving(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let accept = event_loop.getattr_str(c"_accept_connection")?;
     let mut values = vec![fd.obj(), accept.obj()];
     values.extend(serving.all);
-    event_loop.getattr_str(c"_add_reader")?.obj().call(&values).map(|_| none_ref())
+    event_loop
+        .getattr_str(c"_add_reader")?
+        .obj()
+        .call(&values)
+        .map(|_| none_ref())
 }
 
 /// `loop._stop_serving(sock)`.
 pub fn stop_serving(event_loop: Obj<'_>, socket: Obj<'_>) -> R<Ref> {
     let fd = fileno(socket)?;
-    event_loop.getattr_str(c"_remove_reader")?.obj().call1(fd.obj())?;
+    event_loop
+        .getattr_str(c"_remove_reader")?
+        .obj()
+        .call1(fd.obj())?;
     socket.call_method0(state().names.close.obj())?;
     Ok(none_ref())
 }
@@ -113,7 +127,7 @@ pub fn accept_connection(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
     listener.adopt(serving.socket, &slot)?;
     let kind = SocketKind::of(serving.socket)?;
     for _ in 0..count.max(0) {
-        match listener.with(&slot, |fd| sys::accept(fd)) {
+        match listener.with(&slot, sys::accept) {
             Ok((fd, peer)) => connection(event_loop, &serving, fd, kind, &peer)?,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
                 if cfg!(not(Py_3_14)) {
@@ -144,18 +158,35 @@ fn is_exhausted(error: &io::Error) -> bool {
 fn pause(event_loop: Obj<'_>, serving: &Serving<'_>, error: &io::Error) -> R<()> {
     let names = &state().names;
     let exc = Raised::os_error(error).take();
-    let wrapped = state().asyncio.transport_socket.obj().call1(serving.socket)?;
+    let wrapped = state()
+        .asyncio
+        .transport_socket
+        .obj()
+        .call1(serving.socket)?;
     report::call_handler(
         event_loop,
         "socket.accept() out of system resource",
-        &[(names.exception.obj(), exc.obj()), (names.socket.obj(), wrapped.obj())],
+        &[
+            (names.exception.obj(), exc.obj()),
+            (names.socket.obj(), wrapped.obj()),
+        ],
     )?;
     let fd = fileno(serving.socket)?;
-    event_loop.getattr_str(c"_remove_reader")?.obj().call1(fd.obj())?;
-    let (delay, again) = (int(RETRY_SECONDS)?, event_loop.getattr_str(c"_start_serving")?);
+    event_loop
+        .getattr_str(c"_remove_reader")?
+        .obj()
+        .call1(fd.obj())?;
+    let (delay, again) = (
+        int(RETRY_SECONDS)?,
+        event_loop.getattr_str(c"_start_serving")?,
+    );
     let mut values = vec![delay.obj(), again.obj()];
     values.extend(serving.all);
-    event_loop.getattr_str(c"call_later")?.obj().call(&values).map(drop)
+    event_loop
+        .getattr_str(c"call_later")?
+        .obj()
+        .call(&values)
+        .map(drop)
 }
 
 /// One accepted connection. *Errors*: only `SystemExit` and `KeyboardInterrupt`.
@@ -200,7 +231,14 @@ fn opening<'a>(
     protocol: Obj<'a>,
     context: Option<Obj<'a>>,
 ) -> Opening<'a> {
-    Opening { event_loop, protocol, waiter: None, extra: None, server: serving.server, context }
+    Opening {
+        event_loop,
+        protocol,
+        waiter: None,
+        extra: None,
+        server: serving.server,
+        context,
+    }
 }
 
 /// Runs `body` in `context`.
@@ -231,7 +269,9 @@ fn connection_by_socket(
         report::log_debug("%r got a new connection from %r: %r", &args)?;
     }
     if serving.tls.is_some() {
-        return within(own.obj(), || accept_tls(event_loop, serving, socket.obj(), own));
+        return within(own.obj(), || {
+            accept_tls(event_loop, serving, socket.obj(), own)
+        });
     }
     let mut made: [Option<Ref>; 2] = [None, None];
     let opened = within(own.obj(), || {
@@ -266,7 +306,7 @@ fn connection_failed(event_loop: Obj<'_>, exc: Ref, made: &[Option<Ref>; 2]) -> 
     let names = &state().names;
     let mut items = vec![(names.exception.obj(), exc.obj())];
     for (name, value) in [&names.protocol, &names.transport].into_iter().zip(made) {
-        if let Some(value) = value {
+        if let Some(value) = value.as_ref().filter(|value| !value.obj().is_none()) {
             items.push((name.obj(), value.obj()));
         }
     }
@@ -275,15 +315,26 @@ fn connection_failed(event_loop: Obj<'_>, exc: Ref, made: &[Option<Ref>; 2]) -> 
 }
 
 /// `loop._accept_ssl(...)`, which takes the socket over.
-fn accept_tls(
-    event_loop: Obj<'_>,
-    serving: &Serving<'_>,
-    socket: Obj<'_>,
-    own: &Ref,
-) -> R<()> {
-    let [factory, _, tls, server, _, handshake_timeout, shutdown_timeout, _] = serving.all;
+fn accept_tls(event_loop: Obj<'_>, serving: &Serving<'_>, socket: Obj<'_>, own: &Ref) -> R<()> {
+    let [
+        factory,
+        _,
+        tls,
+        server,
+        _,
+        handshake_timeout,
+        shutdown_timeout,
+        _,
+    ] = serving.all;
     let accept = event_loop.getattr(state().names._accept_ssl.obj())?;
-    let args = [socket, factory, tls, server, handshake_timeout, shutdown_timeout];
+    let args = [
+        socket,
+        factory,
+        tls,
+        server,
+        handshake_timeout,
+        shutdown_timeout,
+    ];
     match serving.context {
         None => accept.obj().call(&args).map(drop),
         Some(_) => {

@@ -1,0 +1,275 @@
+//! The public methods of a stream transport: what it takes from Python and what it answers.
+//!
+//! Duty: bind arguments, ask the core or `stream` and `write`, build results. May touch: what they
+//! touch. Whoever asks for a size gets the truth: collected writes leave first.
+
+use pyo3_ffi as c;
+
+use super::base::fields;
+use super::{stream, write};
+use crate::ffi::call::{tuple, uint};
+use crate::ffi::class::{noargs, varargs};
+use crate::ffi::object::{boolean, none, none_ref};
+use crate::ffi::{Args, Obj, R, Raised, Ref, Signature, builtin};
+use crate::state::state;
+
+// ---- what it says about itself ------------------------------------------------------------------
+
+/// `<StreamTransport fd=7 read=polling write=<idle, bufsize=0>>`
+pub fn describe(transport: Obj<'_>) -> R<String> {
+    let this = fields(transport);
+    let fd = this.descriptor.number();
+    let mut words = vec![String::from("StreamTransport")];
+    let (closing, reads, writes, size) = this.with(|stream| {
+        let size = stream.queue().size_bytes();
+        (
+            stream.is_closing(),
+            stream.wants_read(),
+            stream.wants_write(),
+            size,
+        )
+    });
+    if this.descriptor.is_closed() {
+        words.push("closed".into());
+    } else if closing {
+        words.push("closing".into());
+    }
+    words.push(format!("fd={fd}"));
+    let is_open = this.in_loop(|native| !native.is_closed());
+    if is_open.or_else(|raised| {
+        drop(raised.take());
+        R::Ok(false)
+    })? {
+        let state = |polls| if polls { "polling" } else { "idle" };
+        words.push(format!("read={}", state(reads)));
+        words.push(format!("write=<{}, bufsize={size}>", state(writes)));
+    }
+    Ok(format!("<{}>", words.join(" ")))
+}
+
+const GET_EXTRA_INFO: Signature = Signature {
+    name: "get_extra_info",
+    params: &["name", "default"],
+    positional: 2,
+    required: 1,
+};
+
+fn get_extra_info(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    let [name, default] = args.bind::<2>(&GET_EXTRA_INFO)?;
+    let name = name.unwrap_or(none());
+    let this = fields(transport);
+    if let Some(extra) = this.extra.get() {
+        if let Some(found) = builtin::dict_get(extra.obj(), name)? {
+            return Ok(found);
+        }
+    }
+    if name.equals(state().names.socket.obj())? {
+        if let Some(found) = builtin::dict_get(this.full_extra()?.obj(), name)? {
+            return Ok(found);
+        }
+    }
+    Ok(default.unwrap_or(none()).to_ref())
+}
+
+const SET_PROTOCOL: Signature = Signature {
+    name: "set_protocol",
+    params: &["protocol"],
+    positional: 1,
+    required: 1,
+};
+
+fn set_protocol(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    fields(transport)
+        .set_protocol(only(&args, &SET_PROTOCOL)?)
+        .map(|()| none_ref())
+}
+
+pub fn get_protocol(transport: Obj<'_>) -> R<Ref> {
+    Ok(fields(transport).protocol.get_or_none())
+}
+
+pub fn is_closing(transport: Obj<'_>) -> R<Ref> {
+    Ok(boolean(
+        fields(transport).with(|stream| stream.is_closing()),
+    ))
+}
+
+fn is_reading(transport: Obj<'_>) -> R<Ref> {
+    Ok(boolean(
+        fields(transport).with(|stream| stream.is_reading()),
+    ))
+}
+
+fn can_write_eof(_transport: Obj<'_>) -> R<Ref> {
+    Ok(boolean(true))
+}
+
+const WRITE: Signature = Signature {
+    name: "write",
+    params: &["data"],
+    positional: 1,
+    required: 1,
+};
+
+fn write(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    write::write(transport, only(&args, &WRITE)?)
+}
+
+const WRITELINES: Signature = Signature {
+    name: "writelines",
+    params: &["list_of_data"],
+    positional: 1,
+    required: 1,
+};
+
+fn writelines(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    write::writelines(transport, only(&args, &WRITELINES)?)
+}
+
+/// The one argument of a method that has one, by position or name.
+#[inline]
+fn only<'a>(args: &Args<'a>, signature: &Signature) -> R<Obj<'a>> {
+    if let ([value], false) = (args.positional(), args.has_named()) {
+        return Ok(*value);
+    }
+    args.bind::<1>(signature)
+        .map(|[value]| value.unwrap_or(none()))
+}
+
+// ---- flow control -------------------------------------------------------------------------------
+
+fn get_write_buffer_size(transport: Obj<'_>) -> R<Ref> {
+    let this = fields(transport);
+    write::settle(transport, this)?;
+    uint(this.with(|stream| stream.queue().size_bytes()) as u64)
+}
+
+fn get_write_buffer_limits(transport: Obj<'_>) -> R<Ref> {
+    let (low, high) = fields(transport).with(|stream| stream.limits());
+    tuple(&[uint(low as u64)?.obj(), uint(high as u64)?.obj()])
+}
+
+const LIMITS: Signature = Signature {
+    name: "set_write_buffer_limits",
+    params: &["high", "low"],
+    positional: 2,
+    required: 0,
+};
+
+fn set_write_buffer_limits(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    let this = fields(transport);
+    let [high, low] = args
+        .bind::<2>(&LIMITS)?
+        .map(|limit| limit.filter(|limit| !limit.is_none()));
+    let number = |limit: Option<Obj<'_>>| limit.map(builtin::saturating_i64).transpose();
+    let (high_bytes, low_bytes) = (number(high)?, number(low)?);
+    let step = match this.with(|stream| stream.handle_limits(high_bytes, low_bytes)) {
+        Ok(step) => step,
+        Err(error) => {
+            let shown = |given: Option<Obj<'_>>, derived: i64| {
+                given.map_or_else(|| Ok(derived.to_string()), Obj::repr)
+            };
+            let high = shown(high, error.high_bytes)?;
+            let low = shown(low, error.low_bytes)?;
+            return Err(Raised::value_error(&format!(
+                "high ({high}) must be >= low ({low}) must be >= 0"
+            )));
+        }
+    };
+    stream::run(transport, this, step, none()).map(|()| none_ref())
+}
+
+// ---- the table ----------------------------------------------------------------------------------
+
+/// The public methods that read, write and close.
+pub fn stream_methods() -> Vec<c::PyMethodDef> {
+    vec![
+        varargs!(
+            c"write",
+            write,
+            c"write($self, /, data)\n--\n\nWrites bytes; never blocks, queues what does not leave."
+        ),
+        varargs!(
+            c"writelines",
+            writelines,
+            c"writelines($self, /, list_of_data)\n--\n\nWrites an iterable of bytes."
+        ),
+        noargs!(
+            c"write_eof",
+            write::write_eof,
+            c"write_eof($self, /)\n--\n\nCloses the writing side once all is written."
+        ),
+        noargs!(
+            c"can_write_eof",
+            can_write_eof,
+            c"can_write_eof($self, /)\n--\n\nTrue: the writing side can be closed alone."
+        ),
+        noargs!(
+            c"close",
+            stream::close,
+            c"close($self, /)\n--\n\nCloses once all is written; reads no more."
+        ),
+        noargs!(
+            c"abort",
+            stream::abort,
+            c"abort($self, /)\n--\n\nCloses now; what is not written yet is lost."
+        ),
+        noargs!(
+            c"pause_reading",
+            stream::pause_reading,
+            c"pause_reading($self, /)\n--\n\nDelivers no data until resumed."
+        ),
+        noargs!(
+            c"resume_reading",
+            stream::resume_reading,
+            c"resume_reading($self, /)\n--\n\nDelivers data again."
+        ),
+    ]
+}
+
+/// The public methods that ask and set.
+pub fn info_methods() -> Vec<c::PyMethodDef> {
+    vec![
+        noargs!(
+            c"is_closing",
+            is_closing,
+            c"is_closing($self, /)\n--\n\nWhether the transport is closing or closed."
+        ),
+        noargs!(
+            c"is_reading",
+            is_reading,
+            c"is_reading($self, /)\n--\n\nWhether data is being received."
+        ),
+        varargs!(
+            c"get_extra_info",
+            get_extra_info,
+            c"get_extra_info($self, /, name, default=None)\n--\n\nWhat is known under a name."
+        ),
+        varargs!(
+            c"set_protocol",
+            set_protocol,
+            c"set_protocol($self, /, protocol)\n--\n\nReplaces the protocol."
+        ),
+        noargs!(
+            c"get_protocol",
+            get_protocol,
+            c"get_protocol($self, /)\n--\n\nThe protocol; None once the connection is lost."
+        ),
+        varargs!(
+            c"set_write_buffer_limits",
+            set_write_buffer_limits,
+            c"set_write_buffer_limits($self, /, high=None, low=None)\n--\n\n\
+              Sets the sizes in bytes at which the protocol is paused and resumed."
+        ),
+        noargs!(
+            c"get_write_buffer_limits",
+            get_write_buffer_limits,
+            c"get_write_buffer_limits($self, /)\n--\n\n(low, high), in bytes."
+        ),
+        noargs!(
+            c"get_write_buffer_size",
+            get_write_buffer_size,
+            c"get_write_buffer_size($self, /)\n--\n\nBytes that wait to be sent."
+        ),
+    ]
+}

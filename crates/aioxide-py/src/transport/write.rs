@@ -1,0 +1,310 @@
+//! Writing: what a write may send at once, what it queues, and how the queue leaves.
+//!
+//! Duty: turn what Python hands in into chunks, and send. May touch: the descriptor. Invariants: a
+//! buffer that its owner may change is copied at `write()`, `bytes` are held; no buffer is borrowed
+//! while Python runs.
+#![forbid(unsafe_code)]
+
+use std::io::{self, IoSlice};
+
+use aioxide_core::backend::sys::{self, VECTORED_MAX};
+use aioxide_core::stream::WritePlan;
+
+use super::base::{Chunk, Fields, fields};
+use super::report::{self, fatal};
+use super::stream::run;
+use crate::ffi::buffer::Buffer;
+use crate::ffi::object::{none, none_ref};
+use crate::ffi::{Obj, R, Raised, Ref, builtin, bytes};
+
+/// Slices of one send that need no allocation: a response is rarely in more pieces.
+const SLICES_INLINE: usize = 16;
+
+const WRITE_FAILED: &str = "Fatal write error on socket transport";
+
+/// What became of data given to `write()`, as far as it goes without Python.
+enum Offer {
+    Done,
+    AfterEof,
+    Lost {
+        warn: bool,
+    },
+    Failed(io::Error),
+    /// Queue all of it.
+    Queue,
+    /// Queue what is behind the first so many bytes, which left.
+    Unsent(usize),
+}
+
+/// Sends `content` at once if the core says so.
+#[inline]
+fn offer(this: &Fields, content: &[u8]) -> Offer {
+    let turn = this.turn();
+    match this.with(|stream| stream.handle_write(content.len(), turn)) {
+        WritePlan::Nothing => Offer::Done,
+        WritePlan::AfterEof => Offer::AfterEof,
+        WritePlan::Lost { warn } => Offer::Lost { warn },
+        WritePlan::Queue => Offer::Queue,
+        WritePlan::SendNow => {
+            match this
+                .descriptor
+                .with(&this.socket, |fd| sys::send(fd, content))
+            {
+                Ok(sent) if sent >= content.len() => {
+                    this.with(|stream| stream.handle_sent_at_once(turn));
+                    Offer::Done
+                }
+                Ok(sent) => Offer::Unsent(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Offer::Unsent(0),
+                Err(error) => Offer::Failed(error),
+            }
+        }
+    }
+}
+
+/// `write(data)`.
+pub fn write(transport: Obj<'_>, data: Obj<'_>) -> R<Ref> {
+    let this = fields(transport);
+    let immutable = bytes::slice(data);
+    if immutable.is_none() && !builtin::is_mutable_bytes(data) {
+        return Err(not_bytes(data));
+    }
+    if !this.empty_waiter.is_empty() {
+        check_not_busy(this, "write")?;
+    }
+    if let Some(content) = immutable {
+        let offer = offer(this, content);
+        let skip = if let Offer::Unsent(sent) = offer {
+            sent
+        } else {
+            0
+        };
+        return conclude(transport, this, offer, || Ok(Chunk(data.to_ref())), skip);
+    }
+    let buffer = match Buffer::readable(data) {
+        Ok(buffer) => buffer,
+        Err(raised) => return write_unreadable(transport, this, raised),
+    };
+    let offer = offer(this, buffer.as_slice());
+    let rest = match offer {
+        Offer::Queue => Some(bytes::new(buffer.as_slice())?),
+        Offer::Unsent(sent) => Some(bytes::new(&buffer.as_slice()[sent..])?),
+        _ => None,
+    };
+    drop(buffer);
+    conclude(
+        transport,
+        this,
+        offer,
+        || Ok(Chunk(rest.unwrap_or_else(none_ref))),
+        0,
+    )
+}
+
+/// Does what an offer left to do; `chunk` makes what is to be queued, `skip` of it sent already.
+#[inline]
+fn conclude(
+    transport: Obj<'_>,
+    this: &Fields,
+    offer: Offer,
+    chunk: impl FnOnce() -> R<Chunk>,
+    skip: usize,
+) -> R<Ref> {
+    let queued = match offer {
+        Offer::Done => return Ok(none_ref()),
+        Offer::AfterEof => return Err(Raised::runtime("Cannot call write() after write_eof()")),
+        Offer::Lost { warn } => return lost_write(warn),
+        Offer::Failed(error) => {
+            let exc = Raised::os_error(&error).take();
+            return fatal(transport, exc.obj(), WRITE_FAILED).map(|()| none_ref());
+        }
+        Offer::Queue => {
+            let chunk = chunk()?;
+            this.with(|stream| stream.handle_queued(chunk))
+        }
+        Offer::Unsent(_) => {
+            let chunk = chunk()?;
+            this.with(|stream| stream.handle_unsent(chunk, skip))
+        }
+    };
+    match queued {
+        Ok(step) => run(transport, this, step, none())?,
+        Err(empty) => drop(empty),
+    }
+    Ok(none_ref())
+}
+
+/// A view that is not contiguous: asyncio finds out when it sends.
+#[cold]
+fn write_unreadable(transport: Obj<'_>, this: &Fields, raised: Raised) -> R<Ref> {
+    let exc = raised.take();
+    match this.with(|stream| stream.handle_write(1, None)) {
+        WritePlan::AfterEof => Err(Raised::runtime("Cannot call write() after write_eof()")),
+        WritePlan::Lost { warn } => lost_write(warn),
+        _ => fatal(transport, exc.obj(), WRITE_FAILED).map(|()| none_ref()),
+    }
+}
+
+#[cold]
+fn lost_write(warn: bool) -> R<Ref> {
+    if warn {
+        report::log_warning("socket.send() raised exception.")?;
+    }
+    Ok(none_ref())
+}
+
+#[cold]
+fn not_bytes(data: Obj<'_>) -> Raised {
+    let wanted = if cfg!(Py_3_14) {
+        "a bytes, bytearray, or memoryview object"
+    } else {
+        "a bytes-like object"
+    };
+    match builtin::type_name(data) {
+        Ok(name) => Raised::type_error(&format!("data argument must be {wanted}, not '{name}'")),
+        Err(raised) => raised,
+    }
+}
+
+/// RuntimeError while a file is being sent.
+#[cold]
+fn check_not_busy(this: &Fields, method: &str) -> R<()> {
+    if this.with(|stream| stream.is_eof_written()) {
+        return Ok(());
+    }
+    Err(Raised::runtime(&format!(
+        "unable to {method}; sendfile is in progress"
+    )))
+}
+
+/// `writelines(list_of_data)`.
+pub fn writelines(transport: Obj<'_>, lines: Obj<'_>) -> R<Ref> {
+    if cfg!(not(Py_3_12)) {
+        let joined = bytes::new(b"")?;
+        let joined = joined.obj().getattr_str(c"join")?.obj().call1(lines)?;
+        return write(transport, joined.obj());
+    }
+    let this = fields(transport);
+    if this.with(|stream| stream.is_eof_written()) {
+        return Err(lines_after_eof());
+    }
+    if !this.empty_waiter.is_empty() {
+        check_not_busy(this, "writelines")?;
+    }
+    if !lines.is_true()? {
+        return Ok(none_ref());
+    }
+    if let WritePlan::Lost { warn } = this.with(|stream| stream.handle_writelines()) {
+        return lost_write(warn);
+    }
+    let chunks = collect_lines(lines)?;
+    // Asked again: iterating may have run anything.
+    match this.with(|stream| stream.handle_writelines()) {
+        WritePlan::Lost { warn } => return lost_write(warn),
+        WritePlan::AfterEof => return Err(lines_after_eof()),
+        _ => {}
+    }
+    let turn = this.turn();
+    let mut empty = Vec::new();
+    let step = this.with(|stream| {
+        empty.extend(
+            chunks
+                .into_iter()
+                .filter_map(|chunk| stream.handle_line(chunk).err()),
+        );
+        stream.handle_lines_end(turn)
+    });
+    drop(empty);
+    run(transport, this, step, none()).map(|()| none_ref())
+}
+
+#[cold]
+fn lines_after_eof() -> Raised {
+    Raised::runtime("Cannot call writelines() after write_eof()")
+}
+
+/// The lines as chunks: `bytes` as they are, anything else as it is now. From 3.14 on, false ones
+/// are left out, whatever they are; before, empty ones are simply not queued.
+fn collect_lines(lines: Obj<'_>) -> R<Vec<Chunk>> {
+    let iterator = builtin::iter(lines)?;
+    let mut chunks = Vec::new();
+    while let Some(line) = builtin::next(iterator.obj())? {
+        if bytes::slice(line.obj()).is_some() {
+            chunks.push(Chunk(line));
+        } else if cfg!(not(Py_3_14)) || line.obj().is_true()? {
+            let view = builtin::memoryview(line.obj())?;
+            let buffer = Buffer::readable(view.obj())?;
+            chunks.push(Chunk(bytes::new(buffer.as_slice())?));
+        }
+    }
+    Ok(chunks)
+}
+
+/// Sends the queue once.
+pub fn transmit(transport: Obj<'_>, this: &Fields) -> R<()> {
+    let sent = this.descriptor.with(&this.socket, |fd| {
+        let stream = this.stream.borrow();
+        let mut inline = [IoSlice::new(&[]); SLICES_INLINE];
+        let mut rest = stream.queue().slices().take(VECTORED_MAX);
+        let mut len = 0;
+        for (place, slice) in inline.iter_mut().zip(&mut rest) {
+            *place = IoSlice::new(slice);
+            len += 1;
+        }
+        match rest.next() {
+            None => sys::send_vectored(fd, &inline[..len]),
+            Some(next) => {
+                let mut all = inline.to_vec();
+                all.push(IoSlice::new(next));
+                all.extend(rest.map(IoSlice::new));
+                sys::send_vectored(fd, &all)
+            }
+        }
+    });
+    let mut spent = Vec::new();
+    let step = match sent {
+        Ok(len) => this.with(|stream| stream.handle_sent(len, &mut spent)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            this.with(|stream| stream.handle_blocked())
+        }
+        Err(error) => return transmit_failed(transport, this, &error),
+    };
+    drop(spent);
+    run(transport, this, step, none())
+}
+
+#[cold]
+fn transmit_failed(transport: Obj<'_>, this: &Fields, error: &io::Error) -> R<()> {
+    let exc = Raised::os_error(error).take();
+    let mut spent = Vec::new();
+    let step = this.with(|stream| stream.handle_send_failed(&mut spent));
+    drop(spent);
+    run(transport, this, step, none())?;
+    fatal(transport, exc.obj(), WRITE_FAILED)?;
+    match this.empty_waiter.get() {
+        Some(waiter) => waiter
+            .obj()
+            .getattr_str(c"set_exception")?
+            .obj()
+            .call1(exc.obj())
+            .map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Sends what waits for the end of the turn, because somebody is about to look.
+pub fn settle(transport: Obj<'_>, this: &Fields) -> R<()> {
+    if this.with(|stream| stream.handle_flush()) {
+        transmit(transport, this)
+    } else {
+        Ok(())
+    }
+}
+
+/// `write_eof()`.
+pub fn write_eof(transport: Obj<'_>) -> R<Ref> {
+    let this = fields(transport);
+    settle(transport, this)?;
+    let step = this.with(|stream| stream.handle_write_eof());
+    run(transport, this, step, none()).map(|()| none_ref())
+}

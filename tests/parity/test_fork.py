@@ -1,0 +1,159 @@
+"""Fork: the child has no running loop, may make its own, and disturbs the parent's in nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+PROLOGUE = """
+import asyncio, os, signal, sys, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+def child_of(work):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException as exc:
+            print("child failed:", repr(exc), flush=True)
+            os._exit(1)
+        sys.stdout.flush()
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+"""
+
+PROGRAMS = {
+    "no running loop in the child": """
+async def main():
+    def work():
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError as exc:
+            print(exc)
+        print(asyncio._get_running_loop())
+    print(child_of(work))
+    await asyncio.sleep(0.01)
+    print("parent goes on")
+LIB.run(main())
+""",
+    "the child runs a loop of its own": """
+async def main():
+    async def inner():
+        await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection(*where)
+        writer.write(b"from the child")
+        writer.close()
+        await writer.wait_closed()
+        return "done"
+    def work():
+        print(LIB.run(inner()))
+    got = asyncio.get_running_loop().create_future()
+    async def served(reader, writer):
+        got.set_result(await reader.read())
+        writer.close()
+    server = await asyncio.start_server(served, "127.0.0.1", 0)
+    where = server.sockets[0].getsockname()
+    print(child_of(work))
+    print(await got)
+    server.close()
+LIB.run(main())
+""",
+    "a pool thread's job survives in the parent": """
+async def main():
+    loop = asyncio.get_running_loop()
+    print(await loop.run_in_executor(None, lambda: 5))
+    def work():
+        print(LIB.run(asyncio.to_thread(lambda: "thread in the child")))
+    print(child_of(work))
+    print(await asyncio.to_thread(lambda: "thread in the parent"))
+LIB.run(main())
+""",
+    "the child's exit takes nothing from the parent": """
+async def main():
+    loop = asyncio.get_running_loop()
+    r, w = os.pipe()
+    got = loop.create_future()
+    loop.add_reader(r, lambda: got.done() or got.set_result(os.read(r, 10)))
+    await asyncio.sleep(0)
+    print(child_of(lambda: None))
+    os.write(w, b"x")
+    print(await got)
+    loop.call_later(0.01, print, "timer fires")
+    await asyncio.sleep(0.02)
+    loop.remove_reader(r)
+LIB.run(main())
+""",
+    "the child closes its copy of the loop": """
+loop = LIB.new_event_loop()
+r, w = os.pipe()
+calls = []
+loop.add_reader(r, lambda: calls.append(os.read(r, 10)))
+def work():
+    loop.close()
+    print(loop.is_closed())
+print(child_of(work))
+os.write(w, b"x")
+loop.call_later(0.05, loop.stop)
+loop.run_forever()
+print(calls, loop.is_closed())
+loop.close()
+""",
+    "signals of the child stay with the child": """
+async def main():
+    loop = asyncio.get_running_loop()
+    calls = []
+    loop.add_signal_handler(signal.SIGUSR1, calls.append, "signal")
+    def work():
+        os.kill(os.getpid(), signal.SIGUSR1)
+    print(child_of(work))
+    await asyncio.sleep(0.02)
+    print(calls)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await asyncio.sleep(0.02)
+    print(calls)
+    loop.remove_signal_handler(signal.SIGUSR1)
+LIB.run(main())
+""",
+    "current_task is none in the child": """
+async def main():
+    def work():
+        print(asyncio.current_task(asyncio.new_event_loop()))
+        try:
+            print(asyncio.current_task())
+        except RuntimeError as exc:
+            print(exc)
+        try:
+            asyncio.all_tasks()
+        except RuntimeError as exc:
+            print(exc)
+    print(child_of(work))
+LIB.run(main())
+""",
+    "multiprocessing by fork": """
+import multiprocessing
+def job(q):
+    q.put(LIB.run(asyncio.sleep(0.01, "from the job")))
+async def main():
+    context = multiprocessing.get_context("fork")
+    q = context.Queue()
+    p = context.Process(target=job, args=(q,))
+    p.start()
+    print(await asyncio.to_thread(q.get))
+    await asyncio.to_thread(p.join)
+    print(p.exitcode)
+LIB.run(main())
+""",
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_fork(lib: Any, name: str) -> None:
+    """The program says and leaves the same on every kind."""
+    if name.startswith("signals") and sys.version_info < (3, 12):
+        return  # The parent of stock asyncio hears its child's signals there.
+    done = lib.program(PROLOGUE + PROGRAMS[name])
+    lib.note(done.stdout, done.returncode)
+    assert done.returncode == 0, done.stderr
+    assert "child failed" not in done.stdout, done.stdout
