@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 # A CPython test needs a few seconds at most; longer is a hang, shown by its stack.
-TEST_SECONDS_MAX = 30
+TEST_SECONDS_MAX = 20
 PACKAGE = "test.test_asyncio"
 ExcInfo: TypeAlias = (
     tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]

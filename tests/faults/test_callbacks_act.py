@@ -138,8 +138,9 @@ async def test_acts(lib: Any, callback: str, act: str) -> None:
     """Nothing hangs, nothing is lost twice, and the trace is stock's."""
     if act == "replace-none" and callback != "connection_lost":
         return  # Without a protocol there is nobody to tell.
-    comparable = (callback, act) not in STOCK_BREAKS
-    if not comparable and stock_at(lib, (3, 11)):
+    # A refused nested run leaves the loop of stock 3.13.0 and 3.13.1 in pieces.
+    comparable = act != "nest" and (callback, act) not in STOCK_BREAKS
+    if not comparable and stock_at(lib, (3, 13) if act == "nest" else (3, 11), (3, 15)):
         return
     seen = lib.contexts(asyncio.get_running_loop())
 

@@ -390,7 +390,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
     if not isinstance(lib, Lib):
         return (yield)
     key = _body_key(pyfuncitem)
+    # What earlier bodies left alive (reports, mostly) need not be searched again and again.
     gc.collect()
+    gc.freeze()
     fds, threads = _open_fds(), set(threading.enumerate())
     stderr_fd = pyfuncitem.config.stash.get(fault_handler_stderr_fd_key, 2)
     faulthandler.dump_traceback_later(BODY_SECONDS_MAX, exit=True, file=stderr_fd)

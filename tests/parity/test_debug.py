@@ -46,8 +46,17 @@ def test_debug_flag(lib):
     lib.note(sys.get_coroutine_origin_tracking_depth())
 
 
-@pytest.mark.parametrize("value", ["1", "", "0"])
-@pytest.mark.parametrize("option", [(), ("-X", "dev"), ("-X", "dev", "-E")])
+@pytest.mark.parametrize(
+    ("value", "option"),
+    [
+        ("1", ()),
+        ("", ()),
+        ("0", ()),
+        ("", ("-X", "dev")),
+        ("1", ("-E",)),
+        ("1", ("-X", "dev", "-E")),
+    ],
+)
 def test_debug_by_environment(lib, value, option):
     code = "loop = LIB.new_event_loop(); print(loop.get_debug()); loop.close()"
     import os

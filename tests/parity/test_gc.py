@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import textwrap
 import weakref
 
 import pytest
@@ -357,3 +358,74 @@ def test_freed_memory_is_not_reused_badly(lib):
         lib.note(total)
 
     lib.run(main)
+
+
+DEEP = {
+    "results": """
+        last = None
+        for _ in range(200_000):
+            future = loop.create_future()
+            future.set_result(last)
+            last = future
+        del last, future
+    """,
+    "callbacks": """
+        first = future = loop.create_future()
+        for _ in range(20_000):
+            following = loop.create_future()
+            future.add_done_callback(lambda _, f=following: f.set_result(1))
+            future = following
+        del first, future, following
+    """,
+    "handles": """
+        handle = None
+        for _ in range(100_000):
+            handle = loop.call_later(1000, print, handle)
+        loop.close()
+        del handle
+        gc.collect()
+    """,
+    "tasks that await each other": """
+        async def waits(thing):
+            return await thing
+        future = task = loop.create_future()
+        for _ in range(20_000):
+            task = loop.create_task(waits(task))
+        loop.call_soon(loop.call_soon, future.set_result, "value")
+        print(loop.run_until_complete(task))
+    """,
+    "cancellation": """
+        async def waits(thing):
+            return await thing
+        task = loop.create_future()
+        for _ in range(30_000):
+            task = loop.create_task(waits(task))
+        loop.call_soon(loop.call_soon, loop.stop)
+        loop.run_forever()
+        try:
+            task.cancel()
+        except RecursionError:
+            pass
+        sys.stdout.flush()
+        os._exit(0)
+    """,
+}
+
+
+@pytest.mark.kinds("asyncio", "aioxide")
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_structures(lib, name):
+    """However long a chain: it is dropped, woken or cancelled without running out of stack."""
+    # A thread's stack is small, so that fewer links do.
+    done = lib.program(
+        "import gc, os, sys, threading\n"
+        "def work():\n"
+        "    loop = LIB.new_event_loop()\n"
+        f"{textwrap.indent(textwrap.dedent(DEEP[name]), '    ')}\n"
+        "threading.stack_size(512 * 1024)\n"
+        "thread = threading.Thread(target=work)\n"
+        "thread.start()\n"
+        "thread.join()\n",
+        env={"PYTHONWARNINGS": "ignore"},
+    )
+    lib.note(done.returncode, done.stdout)

@@ -7,6 +7,7 @@ import gc
 import inspect
 import socket
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -424,3 +425,36 @@ async def test_closed_within_connection_made(lib: Any) -> None:
     protocol.transport.close()
     await protocol.seen("CL")
     await stop(server, peer)
+
+
+def test_a_server_in_another_thread(lib: Any) -> None:
+    """A loop that runs in a thread serves; it is stopped from outside."""
+    loop = lib.new_loop()
+    ready = threading.Event()
+    accepting = Accepting(data_received=lambda p, d: p.transport.write(d.upper()))
+    servers: list[Any] = []
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        servers.append(loop.run_until_complete(loop.create_server(accepting, "127.0.0.1", 0)))
+        ready.set()
+        loop.run_forever()
+        servers[0].close()
+        loop.run_until_complete(servers[0].wait_closed())
+        loop.close()
+        asyncio.set_event_loop(None)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(20)
+    with socket.create_connection(servers[0].sockets[0].getsockname()) as client:
+        client.settimeout(20)
+        for text in (b"one", b"two"):
+            client.sendall(text)
+            lib.note(client.recv(10))
+        asyncio.run_coroutine_threadsafe(turns(), loop).result(20)
+    lost = asyncio.run_coroutine_threadsafe(accepting.made[0].seen("CL"), loop)
+    lost.result(20)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(20)
+    lib.note(accepting.made[0].grammar, thread.is_alive(), loop.is_closed())

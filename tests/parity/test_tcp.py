@@ -354,3 +354,65 @@ async def test_the_descriptor_closes_after_connection_lost(lib: Any) -> None:
         await until(lambda: sock.fileno() == -1)
         lib.note(during, nameless(repr(transport)))
         assert during == [True]
+
+
+@pytest.mark.parametrize("protocol_type", [Recorder, BufferedRecorder])
+@pytest.mark.parametrize("size", [1, 4095, 4096, 65535, 65536, 65537, 131072, 262144, 262145])
+@on_loop
+async def test_sizes_around_the_buffers(lib: Any, size: int, protocol_type: Any) -> None:
+    """Messages just below, at and above the sizes of the buffers arrive whole."""
+    data = MILLION[:size]
+    async with link(protocol_type) as (transport, protocol, peer):
+        sender = asyncio.ensure_future(peer.send_all(data))
+        assert await protocol.has(size) == data
+        await sender
+        transport.write(data)
+        assert await peer.exactly(size) == data
+        lib.note(len(protocol.data), protocol.grammar)
+
+
+@on_loop
+async def test_a_flood_starves_nobody(lib: Any) -> None:
+    """While one peer sends without end, other connections and timers get their turns."""
+    loop = asyncio.get_running_loop()
+    async with link() as (flooded, flood, sender), link() as (_, calm, peer):
+
+        async def pour() -> None:
+            while True:
+                await sender.send_all(MILLION)
+                flood.data.clear()
+
+        pouring = asyncio.ensure_future(pour())
+        await flood.seen("DR", 20)
+        for number in range(20):
+            timer = loop.create_future()
+            loop.call_later(0.0001, timer.set_result, None)
+            peer.send(b"ping")
+            await calm.has(4 * number + 4)
+            await timer
+        pouring.cancel()
+        await asyncio.wait([pouring])
+        assert flooded.is_reading()
+        lib.note(bytes(calm.data))
+
+
+@on_loop
+async def test_a_busy_loop_starves_no_connection(lib: Any) -> None:
+    """While callbacks are always ready, connections, descriptors and timers are served."""
+    loop = asyncio.get_running_loop()
+    busy = True
+
+    def spin() -> None:
+        if busy:
+            loop.call_soon(spin)
+
+    async with link() as (_, protocol, peer):
+        loop.call_soon(spin)
+        for number in range(20):
+            timer = loop.create_future()
+            loop.call_later(0.0001, timer.set_result, None)
+            peer.send(b"ping")
+            await protocol.has(4 * number + 4)
+            await timer
+        busy = False
+        lib.note(protocol.grammar)

@@ -273,7 +273,7 @@ def test_last_reference_dropped_in_another_thread(lib):
         box.clear()
         gc.collect()
 
-    for _ in range(20):
+    for _ in range(6):
         box = [lib.loop.create_future(), lib.loop.call_later(1000, print)]
         box[1].cancel()
         box.append(lib.loop.create_task(body()))

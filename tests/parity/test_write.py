@@ -235,3 +235,40 @@ async def test_sixteen_million_bytes_in_one_write(lib: Any) -> None:
         assert hashlib.sha256(got).digest() == hashlib.sha256(big).digest()
         await protocol.seen("CL")
         lib.note(protocol.calls)
+
+
+@on_loop
+async def test_many_small_writes_behind_a_full_socket(lib: Any) -> None:
+    """More pieces than one system call takes, of several types, wait and leave in order."""
+    async with link() as (transport, protocol, peer):
+        size = fill(transport)
+        sent = bytearray()
+        for number in range(6000):
+            part = str(number).encode() + b","
+            sent += part
+            if number % 3 == 0:
+                transport.write(part)
+            elif number % 3 == 1:
+                transport.write(bytearray(part))
+            else:
+                transport.writelines([part[:1], part[1:]])
+        transport.close()
+        got = await peer.rest()
+        assert got[size:] == sent
+        await protocol.seen("CL")
+        lib.note(protocol.lost_with)
+
+
+@on_loop
+async def test_writes_hold_no_buffer_longer_than_needed(lib: Any) -> None:
+    """Once a written bytearray has left, it may be resized."""
+    text = bytearray(b"resize me " * 10)
+    async with link() as (transport, _, peer):
+        transport.write(text)
+        assert await peer.exactly(100) == text
+        transport.write(memoryview(text)[:10])
+        assert await peer.exactly(10) == text[:10]
+        text.clear()
+        text.extend(b"resized")
+        transport.write(text)
+        lib.note(await peer.exactly(7))

@@ -23,7 +23,7 @@ use crate::ffi::class::{
 };
 use crate::ffi::error::{SavedError, given_matches};
 use crate::ffi::object::{boolean, none_ref};
-use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature, Slot, context, layout};
+use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature, Slot, context, layout, trash};
 use crate::state::{Asyncio, state};
 use crate::task;
 
@@ -843,6 +843,15 @@ unsafe extern "C" fn clear(future: *mut PyObject) -> c_int {
 }
 
 unsafe extern "C" fn dealloc(future: *mut PyObject) {
+    // SAFETY: the interpreter calls this once, for an instance without references.
+    unsafe { trash::bounded(future, free) }
+}
+
+/// Takes an instance apart.
+///
+/// # Safety
+/// `future` is an instance of ours without references.
+unsafe fn free(future: *mut PyObject) {
     // SAFETY: an instance of ours without references; a finalizer may bring it back to life.
     unsafe {
         if c::PyObject_CallFinalizerFromDealloc(future) < 0 {

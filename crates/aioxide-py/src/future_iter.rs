@@ -10,7 +10,7 @@ use pyo3_ffi as c;
 
 use crate::ffi::class::{Class, Visitor, noargs, onearg, varargs};
 use crate::ffi::object::none_ref;
-use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Slot, layout};
+use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Slot, layout, trash};
 use crate::future;
 use crate::state::state;
 
@@ -224,6 +224,15 @@ unsafe extern "C" fn clear(iter: *mut PyObject) -> c_int {
 }
 
 unsafe extern "C" fn dealloc(iter: *mut PyObject) {
+    // SAFETY: the interpreter calls this once, for an instance without references.
+    unsafe { trash::bounded(iter, free) }
+}
+
+/// Takes an instance apart.
+///
+/// # Safety
+/// `iter` is an instance of ours without references.
+unsafe fn free(iter: *mut PyObject) {
     // SAFETY: an instance of ours with no references left.
     unsafe {
         let class = c::Py_TYPE(iter);

@@ -13,7 +13,7 @@ use crate::event_loop;
 use crate::ffi::call::{dict, dict_set, float, string, text, tuple, tuple_item, tuple_len};
 use crate::ffi::class::{Class, Visitor, attribute, bind_tuple, initializer, noargs};
 use crate::ffi::object::{boolean, none, none_ref};
-use crate::ffi::{Obj, PyObject, R, Raised, Ref, Signature, Slot, context, layout};
+use crate::ffi::{Obj, PyObject, R, Raised, Ref, Signature, Slot, context, layout, trash};
 use crate::state::{Asyncio, state};
 
 /// How many arguments a handle holds without a tuple: measured, almost no callback has more.
@@ -421,6 +421,15 @@ unsafe extern "C" fn clear(handle: *mut PyObject) -> c_int {
 }
 
 unsafe extern "C" fn dealloc(handle: *mut PyObject) {
+    // SAFETY: the interpreter calls this once, for an instance without references.
+    unsafe { trash::bounded(handle, free) }
+}
+
+/// Takes an instance apart.
+///
+/// # Safety
+/// `handle` is an instance of ours without references.
+unsafe fn free(handle: *mut PyObject) {
     // SAFETY: an instance of ours with no references left: ours to take apart.
     unsafe {
         let class = c::Py_TYPE(handle);

@@ -36,7 +36,7 @@ macro_rules! names {
 
 names! {
     _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost, _detach,
-    _ensure_fd_no_transport, _loop, _sslcontext, add_done_callback, buffer_updated,
+    _ensure_fd_no_transport, _loop, _sslcontext, _start_reading, add_done_callback, buffer_updated,
     call_exception_handler, call_soon, cancel, close, connection_lost, connection_made, context,
     data_received, detach, done, eof_received, exception, fileno, future, get_buffer, get_debug,
     get_loop, getpeername, getsockname, handle, is_running, message, pause_writing, peername,
@@ -65,6 +65,7 @@ pub struct Asyncio {
     pub logger: Ref,
     pub eager_task_factory: Option<Ref>,
     pub transport_socket: Ref,
+    pub set_result_unless_cancelled: Ref,
     pub handle_class: Ref,
     pub timer_handle_class: Ref,
     pub transport_class: Ref,
@@ -224,6 +225,7 @@ impl Asyncio {
             logger: get(c"asyncio.log", c"logger")?,
             eager_task_factory: optional(tasks.obj(), c"eager_task_factory")?,
             transport_socket: get(c"asyncio.trsock", c"TransportSocket")?,
+            set_result_unless_cancelled: get(c"asyncio.futures", c"_set_result_unless_cancelled")?,
             handle_class: get(c"asyncio.events", c"Handle")?,
             timer_handle_class: get(c"asyncio.events", c"TimerHandle")?,
             transport_class: get(c"asyncio.transports", c"Transport")?,

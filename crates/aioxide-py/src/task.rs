@@ -22,6 +22,7 @@ use crate::ffi::call::{string, uint};
 use crate::ffi::class::bind_tuple;
 use crate::ffi::error::given_matches;
 use crate::ffi::object::none;
+use crate::ffi::park::{calling, unwinding};
 #[cfg(not(Py_3_14))]
 use crate::ffi::registry::Node;
 use crate::ffi::{Obj, R, Raised, Ref, Signature, Slot, context, current, layout, registry};
@@ -63,15 +64,17 @@ pub fn fields(task: Obj<'_>) -> &TaskFields {
     unsafe { layout::fields(task.ptr(), state().layout.fields) }
 }
 
-/// The task whose list node this is, as a new reference.
+/// The task whose list node this is, as a new reference; none if it is being freed.
 ///
 /// # Safety
 /// `node` is the `node` field of a live task.
 #[cfg(not(Py_3_14))]
-pub unsafe fn owner_of_node(node: *const Node) -> Ref {
+pub unsafe fn owner_of_node(node: *const Node) -> Option<Ref> {
     let offset = state().layout.fields + std::mem::offset_of!(TaskFields, node);
     // SAFETY: by the contract the task object begins `offset` bytes before its node.
-    unsafe { Obj::from_ptr(node.cast::<u8>().sub(offset).cast_mut().cast()) }.to_ref()
+    let task: Obj<'_> = unsafe { Obj::from_ptr(node.cast::<u8>().sub(offset).cast_mut().cast()) };
+    // SAFETY: as above.
+    (unsafe { c::Py_REFCNT(task.ptr()) } > 0).then(|| task.to_ref())
 }
 
 /// The source of `Task-N` numbers.
@@ -378,7 +381,8 @@ impl TaskFields {
 fn send_none(coro: Obj<'_>) -> Sent {
     let mut result = std::ptr::null_mut();
     // SAFETY: alive; the result is owned unless the status says that an error is set.
-    let status = unsafe { c::PyIter_Send(coro.ptr(), c::Py_None(), &mut result) };
+    let status =
+        calling(|| unsafe { unwinding::PyIter_Send(coro.ptr(), c::Py_None(), &mut result) });
     // SAFETY: as above.
     match unsafe { Ref::steal(result) } {
         Ok(value) if status == c::PySendResult::PYGEN_NEXT => Sent::Yielded(value),
@@ -468,19 +472,54 @@ fn eager_start(task: Obj<'_>, this: &TaskFields) -> R<()> {
 }
 
 /// Requests cancellation: of what the task waits for, or at its next step. False if it is done.
+///
+/// Along a chain of native tasks that await each other this is a loop, not a recursion: chains may
+/// be longer than the stack is deep.
 pub fn cancel(task: Obj<'_>, message: Option<Ref>) -> R<bool> {
-    let this = fields(task);
-    this.future.log_traceback.set(false);
-    if !this.future.is_pending() {
+    if !fields(task).request_cancel() {
         return Ok(false);
     }
-    this.cancels_requested.set(this.cancels_requested.get() + 1);
-    if let Some(awaited) = this.waits_for.get()
-        && wait::cancel_awaited(awaited.obj(), message.as_ref())?
-    {
-        return Ok(true);
+    let mut innermost = task.to_ref();
+    // Tasks that wait for each other in a circle: Brent's way of noticing.
+    let (mut mark, mut steps, mut lap) = (task.ptr(), 0_u64, 1_u64);
+    loop {
+        let this = fields(innermost.obj());
+        let Some(awaited) = this.waits_for.get() else {
+            break;
+        };
+        if awaited.obj().type_ptr() == state().task_type {
+            if !fields(awaited.obj()).request_cancel() {
+                break;
+            }
+            if awaited.ptr() == mark {
+                return Err(Raised::recursion());
+            }
+            steps += 1;
+            if steps == lap {
+                (mark, steps, lap) = (awaited.ptr(), 0, lap * 2);
+            }
+            innermost = awaited;
+            continue;
+        }
+        if wait::cancel_awaited(awaited.obj(), message.as_ref())? {
+            return Ok(true);
+        }
+        break;
     }
+    let this = fields(innermost.obj());
     this.must_cancel.set(true);
     this.future.cancel_message.set(message);
     Ok(true)
+}
+
+impl TaskFields {
+    /// Counts a request; false if the task is done.
+    fn request_cancel(&self) -> bool {
+        self.future.log_traceback.set(false);
+        let pending = self.future.is_pending();
+        if pending {
+            self.cancels_requested.set(self.cancels_requested.get() + 1);
+        }
+        pending
+    }
 }

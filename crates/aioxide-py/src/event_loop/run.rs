@@ -14,6 +14,7 @@ use super::{Entry, LoopFields, Registration, fields};
 use crate::ffi::call::float;
 use crate::ffi::error::check;
 use crate::ffi::object::none_ref;
+use crate::ffi::park::{calling, unwinding};
 use crate::ffi::{Obj, R, Raised, Ref};
 use crate::state::state;
 use crate::{handle, task};
@@ -120,7 +121,7 @@ impl LoopFields {
             let thread = unsafe { c::PyEval_SaveThread() };
             let waited = backend.wait(events, timeout);
             // SAFETY: the state saved above, on the same thread.
-            unsafe { c::PyEval_RestoreThread(thread) };
+            calling(|| unsafe { unwinding::PyEval_RestoreThread(thread) });
             self.inbox.awake();
             waited
         } else {

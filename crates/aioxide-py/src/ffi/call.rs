@@ -8,6 +8,7 @@ use pyo3_ffi as c;
 
 use super::error::{R, Raised, check};
 use super::object::{Obj, PyObject, Ref};
+use super::park::{calling, unwinding};
 
 fn pointers(args: &[Obj<'_>]) -> *const *mut PyObject {
     // `Obj` is a transparent non-null pointer.
@@ -19,7 +20,7 @@ impl<'a> Obj<'a> {
     #[inline]
     pub fn call0(self) -> R<Ref> {
         // SAFETY: alive; the result is owned or null with an error.
-        unsafe { Ref::steal(c::PyObject_CallNoArgs(self.ptr())) }
+        calling(|| unsafe { Ref::steal(unwinding::PyObject_CallNoArgs(self.ptr())) })
     }
 
     /// `self(arg)`.
@@ -32,14 +33,14 @@ impl<'a> Obj<'a> {
     #[inline]
     pub fn call(self, args: &[Obj<'_>]) -> R<Ref> {
         // SAFETY: callee and arguments are alive; no offset flag, so the slice is not written to.
-        unsafe {
-            Ref::steal(c::PyObject_Vectorcall(
+        calling(|| unsafe {
+            Ref::steal(unwinding::PyObject_Vectorcall(
                 self.ptr(),
                 pointers(args),
                 args.len(),
                 std::ptr::null_mut(),
             ))
-        }
+        })
     }
 
     /// `self(*args[..n], **{kwnames[i]: args[n + i]})` with `kwnames` a tuple of strings.
@@ -48,21 +49,21 @@ impl<'a> Obj<'a> {
         let names = unsafe { c::PyTuple_GET_SIZE(kwnames.ptr()) } as usize;
         debug_assert!(names <= args.len());
         // SAFETY: see above.
-        unsafe {
-            Ref::steal(c::PyObject_Vectorcall(
+        calling(|| unsafe {
+            Ref::steal(unwinding::PyObject_Vectorcall(
                 self.ptr(),
                 pointers(args),
                 args.len() - names,
                 kwnames.ptr(),
             ))
-        }
+        })
     }
 
     /// `self(*args, **kwargs)` with a tuple and a dict.
     pub fn call_dict(self, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<Ref> {
         let kwargs = kwargs.map_or(std::ptr::null_mut(), Obj::ptr);
         // SAFETY: all alive; a null dict means no keywords.
-        unsafe { Ref::steal(c::PyObject_Call(self.ptr(), args.ptr(), kwargs)) }
+        calling(|| unsafe { Ref::steal(unwinding::PyObject_Call(self.ptr(), args.ptr(), kwargs)) })
     }
 
     /// `args[0].name(*args[1..])`, where `self` is `args[0]`.
@@ -70,14 +71,14 @@ impl<'a> Obj<'a> {
     pub fn call_method(self, name: Obj<'_>, args: &[Obj<'_>]) -> R<Ref> {
         debug_assert!(args.first().is_some_and(|first| first.is(self)));
         // SAFETY: all alive; the first argument is the receiver as VectorcallMethod wants it.
-        unsafe {
-            Ref::steal(c::PyObject_VectorcallMethod(
+        calling(|| unsafe {
+            Ref::steal(unwinding::PyObject_VectorcallMethod(
                 name.ptr(),
                 pointers(args),
                 args.len(),
                 std::ptr::null_mut(),
             ))
-        }
+        })
     }
 
     /// `self.name()`.
@@ -97,14 +98,14 @@ impl<'a> Obj<'a> {
         // SAFETY: a tuple, alive.
         let names = unsafe { c::PyTuple_GET_SIZE(kwnames.ptr()) } as usize;
         // SAFETY: as in `call_method`.
-        unsafe {
-            Ref::steal(c::PyObject_VectorcallMethod(
+        calling(|| unsafe {
+            Ref::steal(unwinding::PyObject_VectorcallMethod(
                 name.ptr(),
                 pointers(args),
                 args.len() - names,
                 kwnames.ptr(),
             ))
-        }
+        })
     }
 
     /// `self.name`.

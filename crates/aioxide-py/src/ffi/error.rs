@@ -65,6 +65,17 @@ impl Raised {
         Raised::builtin(unsafe { c::PyExc_ValueError }, message)
     }
 
+    /// `RecursionError`, worded as CPython's.
+    #[cold]
+    pub fn recursion() -> Raised {
+        // SAFETY: a static of the interpreter.
+        let class = unsafe { c::PyExc_RecursionError };
+        Raised::builtin(
+            class,
+            "maximum recursion depth exceeded while calling a Python object",
+        )
+    }
+
     /// The `OSError` (or its subclass) of an I/O error, with errno and strerror.
     #[cold]
     pub fn os_error(error: &std::io::Error) -> Raised {
@@ -190,7 +201,7 @@ pub fn given_matches(exc: Obj<'_>, class: *mut PyObject) -> bool {
 /// Runs a method body for C: an error or a panic becomes a null pointer with the indicator set.
 #[inline]
 pub fn guard(body: impl FnOnce() -> R<Ref>) -> *mut PyObject {
-    match catch_unwind(AssertUnwindSafe(body)) {
+    match catch_unwind(AssertUnwindSafe(|| super::park::calling(body))) {
         Ok(Ok(value)) => value.into_ptr(),
         Ok(Err(raised)) => {
             drop(raised);
@@ -206,7 +217,7 @@ pub fn guard(body: impl FnOnce() -> R<Ref>) -> *mut PyObject {
 /// As `guard`, for slots that return a status.
 #[inline]
 pub fn guard_status(body: impl FnOnce() -> R<()>) -> std::ffi::c_int {
-    match catch_unwind(AssertUnwindSafe(body)) {
+    match catch_unwind(AssertUnwindSafe(|| super::park::calling(body))) {
         Ok(Ok(())) => 0,
         Ok(Err(raised)) => {
             drop(raised);

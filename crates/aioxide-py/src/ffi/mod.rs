@@ -16,8 +16,10 @@ pub mod current;
 pub mod error;
 pub mod layout;
 pub mod object;
+pub mod park;
 pub mod registry;
 pub mod socket;
+pub mod trash;
 
 pub use args::{Args, Signature};
 pub use error::{R, Raised};

@@ -106,7 +106,7 @@ impl Head {
         let mut node = self.0.next.get();
         while !std::ptr::eq(node, &self.0) {
             // SAFETY: nodes of the list lie in live tasks; the GIL is held throughout.
-            tasks.push(unsafe { crate::task::owner_of_node(node) });
+            tasks.extend(unsafe { crate::task::owner_of_node(node) });
             // SAFETY: as above.
             node = unsafe { (*node).next.get() };
         }

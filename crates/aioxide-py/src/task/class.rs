@@ -11,7 +11,7 @@ use crate::ffi::call::int;
 use crate::ffi::class::{Class, Visitor, attribute, initializer, noargs, onearg, varargs};
 use crate::ffi::error::SavedError;
 use crate::ffi::object::{boolean, none, none_ref};
-use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature, registry};
+use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature, registry, trash};
 use crate::future;
 use crate::state::{Asyncio, state};
 
@@ -253,6 +253,15 @@ unsafe extern "C" fn clear(task: *mut PyObject) -> c_int {
 }
 
 unsafe extern "C" fn dealloc(task: *mut PyObject) {
+    // SAFETY: the interpreter calls this once, for an instance without references.
+    unsafe { trash::bounded(task, free) }
+}
+
+/// Takes an instance apart.
+///
+/// # Safety
+/// `task` is an instance of ours without references.
+unsafe fn free(task: *mut PyObject) {
     // SAFETY: an instance of ours without references; a finalizer may bring it back to life.
     unsafe {
         if c::PyObject_CallFinalizerFromDealloc(task) < 0 {

@@ -164,14 +164,12 @@ fn connect(transport: Obj<'_>, this: &Fields, opening: &Opening<'_>) -> R<()> {
         .getattr(state.names.connection_made.obj())?;
     this.call_soon(made.obj(), &[transport])?;
     // Only start reading when connection_made() has been called.
-    let start = transport.getattr_str(c"_start_reading")?;
+    let start = transport.getattr(state.names._start_reading.obj())?;
     this.call_soon(start.obj(), &[])?;
     if let Some(waiter) = opening.waiter {
         // Only wake the waiter when connection_made() has been called.
-        let wake = crate::ffi::call::import(c"asyncio.futures")?
-            .obj()
-            .getattr_str(c"_set_result_unless_cancelled")?;
-        this.call_soon(wake.obj(), &[waiter, none()])?;
+        let wake = state.asyncio.set_result_unless_cancelled.obj();
+        this.call_soon(wake, &[waiter, none()])?;
     }
     Ok(())
 }

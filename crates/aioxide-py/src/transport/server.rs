@@ -268,13 +268,11 @@ fn connection_by_socket(
         let args = [server, peer.obj(), socket.obj()];
         report::log_debug("%r got a new connection from %r: %r", &args)?;
     }
-    if serving.tls.is_some() {
-        return within(own.obj(), || {
-            accept_tls(event_loop, serving, socket.obj(), own)
-        });
-    }
     let mut made: [Option<Ref>; 2] = [None, None];
     let opened = within(own.obj(), || {
+        if serving.tls.is_some() {
+            return accept_tls(event_loop, serving, socket.obj(), own);
+        }
         let [made_protocol, made_transport] = &mut made;
         let protocol = made_protocol.insert(serving.factory.call0()?);
         let given = serving.context.map(|_| own.obj());
@@ -303,6 +301,9 @@ fn connection_failed(event_loop: Obj<'_>, exc: Ref, made: &[Option<Ref>; 2]) -> 
         return Err(raised);
     }
     let exc = raised.take();
+    if !event_loop::debug_of(event_loop)? {
+        return Ok(());
+    }
     let names = &state().names;
     let mut items = vec![(names.exception.obj(), exc.obj())];
     for (name, value) in [&names.protocol, &names.transport].into_iter().zip(made) {
