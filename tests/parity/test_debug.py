@@ -409,3 +409,43 @@ def test_debug_lines_of_the_loop(lib):
     finally:
         logger.setLevel(old)
     lib.records.clear()
+
+
+@pytest.mark.kinds("all")
+@pytest.mark.parametrize("install", [sys.settrace, sys.setprofile])
+def test_tracers_see_the_programs_frames(lib, install):
+    """Coverage tools and profilers: the calls, returns and errors of the program's own code."""
+    events = []
+
+    def tracer(frame, event, argument):
+        if frame.f_code.co_filename == __file__ and not event.startswith("c_"):
+            events.append((frame.f_code.co_name, event, frame.f_lineno))
+        return tracer
+
+    async def inner():
+        await asyncio.sleep(0)
+        raise LookupError("traced")
+
+    def callback():
+        pass
+
+    async def main():
+        lib.loop.call_soon(callback)
+        task = lib.loop.create_task(inner())
+        try:
+            await task
+        except LookupError:
+            pass
+        cancelled = lib.loop.create_task(asyncio.sleep(100))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+
+    old = sys.gettrace() if install is sys.settrace else sys.getprofile()
+    install(tracer)
+    try:
+        lib.run(main)
+    finally:
+        install(old)
+    lib.note(events)
+    assert ("callback", "call", events[0][2]) != events[0]

@@ -326,6 +326,33 @@ def test_suspended_coroutine_is_closed_with_its_task(lib):
     contexts.clear()
 
 
+def test_collections_at_every_allocation(lib):
+    """With the smallest thresholds the collector runs amid every step of every kind of object."""
+
+    async def body(number):
+        future = lib.loop.create_future()
+        lib.loop.call_soon(future.set_result, [future, number])
+        lib.loop.call_later(0, lambda f=future: None)
+        result = await future
+        await asyncio.sleep(0)
+        if number % 4 == 0:
+            raise LookupError(result)
+        return result[1]
+
+    async def main():
+        tasks = [lib.loop.create_task(body(n)) for n in range(12)]
+        tasks[3].cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        lib.note([d if isinstance(d, int) else type(d).__name__ for d in done])
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        lib.run(main)
+    finally:
+        gc.set_threshold(*thresholds)
+
+
 def test_freed_memory_is_not_reused_badly(lib):
     """Make and drop many of everything in a mixed order: freelists must hand out clean objects."""
 
@@ -363,7 +390,7 @@ def test_freed_memory_is_not_reused_badly(lib):
 DEEP = {
     "results": """
         last = None
-        for _ in range(200_000):
+        for _ in range(20_000):
             future = loop.create_future()
             future.set_result(last)
             last = future

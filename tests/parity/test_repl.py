@@ -37,13 +37,17 @@ def session(lib, text, *, options=(), env=None):
     "text",
     [
         "1 + 1\nx = 5\nx\nx + 1\n__name__\nimport sys\nsys.argv\n",
-        ("await asyncio.sleep(0, 'asyncio is imported')\nimport asyncio\n"
-        "await asyncio.sleep(0, 'slept')\nawait asyncio.create_task(asyncio.sleep(0, 'task'))\n"
-        "asyncio.get_running_loop().create_future()\n"
-        "async with asyncio.timeout(100):\n    print('in a timeout')\n\n"),
+        (
+            "await asyncio.sleep(0, 'asyncio is imported')\nimport asyncio\n"
+            "await asyncio.sleep(0, 'slept')\nawait asyncio.create_task(asyncio.sleep(0, 'task'))\n"
+            "asyncio.get_running_loop().create_future()\n"
+            "async with asyncio.timeout(100):\n    print('in a timeout')\n\n"
+        ),
         "async def f():\n    return 'from f'\n\nawait f()\n",
-        ("1/0\n'goes on'\nraise LookupError('message')\nthis is no python\n"
-        "raise KeyboardInterrupt\n'goes on'\n"),
+        (
+            "1/0\n'goes on'\nraise LookupError('message')\nthis is no python\n"
+            "raise KeyboardInterrupt\n'goes on'\n"
+        ),
         "import contextvars\nv = contextvars.ContextVar('v')\ntoken = v.set(1)\nv.get()\n",
         "exit(3)\n",
         "import sys; sys.exit(4)\n",

@@ -362,6 +362,55 @@ def test_ctrl_c_outside_of_run(lib):
     lib.trace = [t for t in lib.trace if t in ("interrupted", "not reached")]
 
 
+@pytest.mark.parametrize("asleep", [True, False])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, LookupError])
+def test_a_signal_handler_that_raises(lib, asleep, error):
+    """What a plain Python signal handler raises leaves run_forever, wherever the loop was."""
+
+    def handler(number, frame):
+        raise error("from the handler")
+
+    def send():
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    loop = lib.loop
+    old = signal.signal(signal.SIGUSR1, handler)
+    try:
+        if asleep:
+            timer = threading.Timer(0.01, send)
+            loop.call_soon(timer.start)
+            lib.catch(loop.run_forever)
+            timer.join()
+        else:
+            seen = lib.contexts()
+            loop.call_soon(send)
+            stop = loop.call_soon(loop.stop)
+            lib.catch(loop.run_forever)
+            stop.cancel()
+            lib.note([c["exception"] for c in seen])
+        lib.note(loop.is_running(), loop.run_until_complete(result("usable")))
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+
+
+def test_a_signal_handler_that_schedules(lib):
+    """A handler may call the loop from wherever it struck, also out of the loop's sleep."""
+    loop = lib.loop
+
+    def handler(number, frame):
+        lib.note("handler")
+        loop.call_soon_threadsafe(loop.stop)
+
+    old = signal.signal(signal.SIGUSR1, handler)
+    try:
+        timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR1))
+        loop.call_soon(timer.start)
+        loop.run_forever()
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+
+
 def test_exit_status_of_programs(lib):
     code = (
         "import asyncio, os, signal, sys\n"

@@ -309,11 +309,13 @@ impl Quirks {
                 None => Err(Raised::runtime("the behaviour probe lost a name")),
             }
         };
-        Ok(Quirks {
+        let quirks = Quirks {
             stop_iteration_becomes_runtime_error: flag(c"stop_iteration")?,
             uncancel_clears_must_cancel: flag(c"uncancel")?,
             init_once: flag(c"init_once")?,
             factory_takes_kwargs: flag(c"kwargs")?,
-        })
+        };
+        crate::ffi::call::dict_clear(scope.obj());
+        Ok(quirks)
     }
 }

@@ -332,6 +332,12 @@ pub fn dict_set(dict: Obj<'_>, key: Obj<'_>, value: Obj<'_>) -> R<()> {
     check(unsafe { c::PyDict_SetItem(dict.ptr(), key.ptr(), value.ptr()) })
 }
 
+/// `dict.clear()`: for scopes of probe code, whose functions would keep them alive in a circle.
+pub fn dict_clear(dict: Obj<'_>) {
+    // SAFETY: alive, a dict.
+    unsafe { c::PyDict_Clear(dict.ptr()) }
+}
+
 /// `import name`.
 pub fn import(name: &CStr) -> R<Ref> {
     // SAFETY: NUL-terminated.

@@ -132,7 +132,7 @@ impl Probe {
             ))
         }?;
         drop(done);
-        Ok(Probe {
+        let probe = Probe {
             module: import(c"_asyncio")?,
             stub_loop: get(c"loop")?,
             coro: get(c"coro")?,
@@ -141,7 +141,9 @@ impl Probe {
             future: get(c"future")?,
             task_size: basic_size(task),
             future_size: basic_size(future),
-        })
+        };
+        super::call::dict_clear(scope.obj());
+        Ok(probe)
     }
 
     fn call(&self, name: &std::ffi::CStr, args: &[Obj<'_>]) -> R<Ref> {
