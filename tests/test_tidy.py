@@ -171,6 +171,7 @@ def test_stub_is_the_module() -> None:
 LONG = "x\n" * (rules.FILE_LINES + 1)
 LONG_FN = "{\n" + "    f();\n" * rules.FUNCTION_LINES + "}\n"
 SAFE = "crates/aioxide-core/src/timers.rs"
+ROOM = "crates/aioxide-core/src/backend/sys.rs"
 
 
 @pytest.mark.parametrize(
@@ -216,6 +217,7 @@ SAFE = "crates/aioxide-core/src/timers.rs"
             "#![forbid(unsafe_code)]",
         ),
         (lambda s: rules.unsafe_use("a/src/lib.rs", s), "unsafe { f() }", "mod sys;"),
+        (lambda s: rules.unsafe_use(ROOM, s), "fn f() {}", "unsafe fn f() {}"),
         (lambda s: rules.unsafe_use(SAFE, "", s), "//", "#![forbid(unsafe_code)]"),
         (
             rules.safety_comments,

@@ -160,13 +160,13 @@ def may_be_unsafe(path: str) -> bool:
 def unsafe_use(path: str, source: str, parent: str = "") -> list[str]:
     """Outside its rooms there is no ``unsafe``, and the compiler keeps it so.
 
-    A module is bound by what its parent forbids. ``lib.rs`` and ``mod.rs`` cannot forbid it for the
-    rooms below them, and what is not in a crate's ``src`` is not shipped: there the absence of the
-    word is enough.
+    A room that uses none forbids it like any other module, and a module is bound by what its
+    parent forbids. ``lib.rs`` and ``mod.rs`` cannot forbid it for the rooms below them, and what is
+    not in a crate's ``src`` is not shipped: there the absence of the word is enough.
     """
-    if may_be_unsafe(path):
-        return []
     code = rust_code(source)
+    if may_be_unsafe(path) and re.search(r"\bunsafe\b", code):
+        return []
     found = [f"line {line}: unsafe outside its rooms" for line, _ in _matches(code, r"\bunsafe\b")]
     is_module = "/src/" in path and not path.endswith(("/lib.rs", "/mod.rs"))
     forbids = re.compile(r"#!\[forbid\(unsafe_code\)\]")

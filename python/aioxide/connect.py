@@ -54,6 +54,22 @@ def check_ssl_timeouts(
         raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
 
 
+def _name_to_verify(ssl: object, host: str | None, server_hostname: str | None) -> str | None:
+    """Return the name that the server's certificate is to have; "" asks for no check.
+
+    Raises ValueError if it is given without TLS, or cannot be known with it.
+    """
+    if server_hostname is not None:
+        if not ssl:
+            raise ValueError("server_hostname is only meaningful with ssl")
+        return server_hostname
+    if not ssl:
+        return None
+    if not host:
+        raise ValueError("You must set server_hostname when using ssl without a host")
+    return host
+
+
 def check_unix_stream(sock: socket.socket) -> None:
     """Raise ValueError unless `sock` is a Unix stream socket."""
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
@@ -223,12 +239,7 @@ class Connect(Room):
         of all errors with `all_errors`) if no address could be reached and ValueError for
         arguments that exclude each other.
         """
-        if server_hostname is not None and not ssl:
-            raise ValueError("server_hostname is only meaningful with ssl")
-        if server_hostname is None and ssl:
-            if not host:
-                raise ValueError("You must set server_hostname when using ssl without a host")
-            server_hostname = host
+        server_hostname = _name_to_verify(ssl, host, server_hostname)
         check_ssl_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
         if sock is not None:
             check_ssl_socket(sock)

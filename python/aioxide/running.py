@@ -16,7 +16,6 @@ from asyncio import constants, events
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
-from . import _exit
 from ._room import Room, logger
 
 _T = TypeVar("_T")
@@ -77,8 +76,6 @@ class Running(Room):
             finalizer=self._asyncgen_finalizer_hook,
         )
         events._set_running_loop(self)
-        if sys.version_info < (3, 14):
-            _exit.enter(self)
 
     def _run_forever_cleanup(self) -> None:
         """Give the thread back as `_run_forever_setup` found it."""
@@ -102,8 +99,6 @@ class Running(Room):
         try:
             self._run()
         finally:
-            if sys.version_info < (3, 14):
-                _exit.leave(self)
             self._run_forever_cleanup()
 
     def run_until_complete(self, future: Generator[Any, None, _T] | Awaitable[_T]) -> _T:

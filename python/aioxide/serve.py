@@ -58,6 +58,15 @@ def _set_server_options(
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, True)
 
 
+def _hosts(host: Any) -> Iterable[Any]:
+    """Return the hosts that `create_server` was given; None means every interface."""
+    if host == "":
+        return [None]
+    if isinstance(host, str) or not isinstance(host, Iterable):
+        return [host]
+    return host
+
+
 def _is_abstract(path: str | bytes) -> bool:
     """Whether the Unix socket address is in the abstract name space: no file."""
     return path[0] in (0, "\x00")
@@ -199,15 +208,11 @@ class Serve(Room):
                 raise ValueError("host/port and sock can not be specified at the same time")
             if reuse_address is None:
                 reuse_address = os.name == "posix" and sys.platform != "cygwin"
-            hosts: Iterable[Any]
-            if host == "":
-                hosts = [None]
-            elif isinstance(host, str) or not isinstance(host, Iterable):
-                hosts = [host]
-            else:
-                hosts = host
             found = await asyncio.gather(
-                *[self._create_server_getaddrinfo(each, port, family, flags) for each in hosts]
+                *[
+                    self._create_server_getaddrinfo(each, port, family, flags)
+                    for each in _hosts(host)
+                ]
             )
             sockets = self._listen_sockets(
                 [info for infos in found for info in infos],

@@ -253,6 +253,37 @@ def test_a_users_handler_that_raises(lib: Any) -> None:
     lib.note(loop.is_running(), loop.run_until_complete(asyncio.sleep(0, "goes on")))
 
 
+@on_loop
+async def test_a_storm(lib: Any) -> None:
+    """A hundred signals in a row: the handlers are called, nothing is stuck or said."""
+    loop = asyncio.get_running_loop()
+    calls: list[str] = []
+    loop.add_signal_handler(USR1, calls.append, "one")
+    loop.add_signal_handler(USR2, calls.append, "two")
+    for _ in range(50):
+        me(USR1)
+        me(USR2)
+    await until(lambda: {"one", "two"} <= set(calls))
+    await io_turns()
+    lib.note(loop.remove_signal_handler(USR1), loop.remove_signal_handler(USR2))
+    assert len(calls) <= 100
+
+
+@on_loop
+async def test_children_of_the_user(lib: Any) -> None:
+    """A SIGCHLD handler of the user runs, and the loop takes no child's status away."""
+    loop = asyncio.get_running_loop()
+    came = loop.create_future()
+
+    def mine(number: int, frame: Any) -> None:
+        loop.call_soon_threadsafe(lambda: came.done() or came.set_result(number))
+
+    signal.signal(signal.SIGCHLD, mine)
+    with subprocess.Popen([sys.executable, "-S", "-E", "-c", "raise SystemExit(7)"]) as child:
+        lib.note(await came)
+        lib.note(child.wait())
+
+
 def interrupted(lib: Any, code: str) -> subprocess.CompletedProcess[str]:
     """Run a program that says "ready" when it wants Ctrl-C; give how it ended."""
     text = f"import {lib.module.__name__} as LIB, asyncio, os, signal, sys, time\n{code}"
