@@ -11,23 +11,38 @@ before anything else is created.
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABCMeta
+from typing import TYPE_CHECKING, Any, Protocol
 
 #: Native type -> the asyncio class it answers for; filled once by `bind`, at import.
 _answers_for: dict[type, type] = {}
 
 
-class _FutureMeta(type):
+if TYPE_CHECKING:
+    _Base = ABCMeta
+else:
+    # The metaclass of protocols, and through it of abstract classes: a user's class may have the
+    # native types and any of those as bases, as it may with asyncio's.
+    _Base = type(Protocol)
+
+
+class _FutureMeta(_Base):
     """Type of the native Future and Task; instance and subclass checks ask asyncio's class.
 
     *Source*: `asyncio.Future`, `asyncio.Task`.
     """
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return type.__instancecheck__(_answers_for.get(cls, cls), instance)
+        stock = _answers_for.get(cls)
+        if stock is not None:
+            return isinstance(instance, stock)
+        return ABCMeta.__instancecheck__(cls, instance)
 
     def __subclasscheck__(cls, subclass: type) -> bool:
-        return type.__subclasscheck__(_answers_for.get(cls, cls), subclass)
+        stock = _answers_for.get(cls)
+        if stock is not None:
+            return issubclass(subclass, stock)
+        return ABCMeta.__subclasscheck__(cls, subclass)
 
 
 def bind(native: type, stock: type) -> None:

@@ -50,7 +50,10 @@ class Running(Room):
         )
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if not self.is_closed():
+        if "_executor_shutdown_called" not in self.__dict__:
+            # Construction failed: there is only the native half to close.
+            self._close()
+        elif not self.is_closed():
             _warn(f"unclosed event loop {self!r}", ResourceWarning, source=self)
             if not self.is_running():
                 self.close()

@@ -15,10 +15,7 @@ from typing import Any
 
 import pytest
 
-try:
-    import aioxide
-except ImportError:  # the checkout is not built
-    aioxide = None
+import aioxide
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 Main = Callable[[], Coroutine[Any, Any, None]]
@@ -40,8 +37,6 @@ def loop_factory(request: pytest.FixtureRequest) -> LoopFactory:
     """Make an event loop of the kind under test."""
     if request.param == "asyncio":
         return asyncio.SelectorEventLoop
-    if aioxide is None:
-        pytest.skip("aioxide is not built")
     factory: LoopFactory = aioxide.new_event_loop
     return factory
 

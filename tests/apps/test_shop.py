@@ -21,10 +21,7 @@ import httpx
 import pytest
 from program import Program
 
-try:
-    import aioxide
-except ImportError:  # the checkout is not built
-    aioxide = None
+import aioxide
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 ADDRESS = r"(http://127\.0\.0\.1:\d+)"
@@ -67,8 +64,6 @@ MORE_WAYS = {
 
 def open_shop(way: str, data: Path, **env: str) -> Program:
     """Start the shop in one of the ways."""
-    if way != "asyncio" and aioxide is None:
-        pytest.skip("aioxide is not built")
     arguments = (WAYS | MORE_WAYS)[way]
     if "serve.py" in arguments:
         arguments = (*arguments, "--data", str(data))

@@ -12,6 +12,9 @@ HAS_EAGER = sys.version_info >= (3, 12)
 needs_eager = pytest.mark.skipif(not HAS_EAGER, reason="3.12 brought eager tasks")
 needs_eager_start = pytest.mark.skipif(not EAGER_START, reason="3.14 brought eager_start")
 
+# Early 3.13 names a task only after its factory has made, and perhaps run, it.
+LATE_NAMES = (3, 13, 0) <= sys.version_info < (3, 13, 3)
+
 var = contextvars.ContextVar("var", default="unset")
 
 
@@ -74,6 +77,7 @@ def test_factory_gets_the_options(lib):
 
 
 def test_factory_may_give_anything(lib):
+    lib.stock_defect(LATE_NAMES, "early 3.13 names eager tasks too late")
     class Odd:
         name = None
 
@@ -154,6 +158,7 @@ def test_unknown_options(lib):
 
 @needs_eager
 def test_eager_runs_at_once(lib):
+    lib.stock_defect(LATE_NAMES, "early 3.13 names eager tasks too late")
     async def body(name):
         lib.note(name, "first", asyncio.current_task().get_name())
         await asyncio.sleep(0)
@@ -172,6 +177,7 @@ def test_eager_runs_at_once(lib):
 
 @needs_eager
 def test_eager_that_never_waits_is_done(lib):
+    lib.stock_defect(LATE_NAMES, "early 3.13 names eager tasks too late")
     async def main():
         task = asyncio.create_task(idle(0, "at once"))
         lib.note(task.done(), task.result())
@@ -222,6 +228,7 @@ def test_eager_exits(lib):
 
 @needs_eager
 def test_eager_swaps_the_current_task(lib):
+    lib.stock_defect(LATE_NAMES, "early 3.13 names eager tasks too late")
     async def inner():
         lib.note("inner", asyncio.current_task().get_name())
         await asyncio.sleep(0)

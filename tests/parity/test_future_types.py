@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.kinds("all")
 
 # The iterator of early versions answers a send() after the end with a SystemError.
-SOUND_ITERATORS = sys.version_info >= (3, 13)
+SOUND_ITERATORS = sys.version_info >= (3, 13, 3)
 
 
 def callback(future):

@@ -99,6 +99,13 @@ impl<E, R> Turn<E, R> {
         &self.clock
     }
 
+    /// Goes by another clock from now on: timers keep their deadlines.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+        self.polled_ns = None;
+        self.turn_ns = None;
+    }
+
     /// Makes `entry` ready.
     #[inline]
     pub fn push(&mut self, entry: E) {

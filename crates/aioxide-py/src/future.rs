@@ -100,11 +100,7 @@ impl FutureFields {
     #[inline]
     pub fn attach(&self, event_loop: Obj<'_>, native: &LoopFields) {
         self.event_loop.set(Some(event_loop.to_ref()));
-        self.native.set(if native.is_direct() {
-            native
-        } else {
-            std::ptr::null()
-        });
+        self.native.set(native);
     }
 
     /// Remembers where the future was created, if the loop debugs.
@@ -129,7 +125,8 @@ impl FutureFields {
     pub fn native(&self) -> Option<&LoopFields> {
         // SAFETY: points into the loop object, which `event_loop` keeps alive; both are set and
         // cleared together.
-        unsafe { self.native.get().as_ref() }
+        let native = unsafe { self.native.get().as_ref() };
+        native.filter(|native| native.is_direct())
     }
 
     /// The state.

@@ -35,7 +35,7 @@ macro_rules! names {
 }
 
 names! {
-    _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost, _detach,
+    __dict__, _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost, _detach,
     _ensure_fd_no_transport, _loop, _sslcontext, _start_reading, add_done_callback, buffer_updated,
     call_exception_handler, call_soon, cancel, close, connection_lost, connection_made, context,
     data_received, detach, done, eof_received, exception, fileno, future, get_buffer, get_debug,

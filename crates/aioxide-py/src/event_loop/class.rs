@@ -31,17 +31,9 @@ pub const OFFSET: usize = size_of::<PyObject>();
 const SLOW_CALLBACK_SECONDS: f64 = 0.1;
 
 impl LoopFields {
-    /// Fields of a loop whose class may replace `call_soon` and `time`.
-    fn new(class: Obj<'_>) -> R<LoopFields> {
-        let direct = !overrides(class, &state().names.call_soon)?;
-        let own_time = overrides(class, &state().names.time)?;
+    fn new() -> R<LoopFields> {
         let backend = Epoll::new().map_err(|error| Raised::os_error(&error))?;
-        // A clock that the class provides is copied into a virtual one before every use.
-        let clock = if own_time {
-            Clock::virtual_at(0)
-        } else {
-            Clock::monotonic()
-        };
+        let clock = Clock::monotonic();
         Ok(LoopFields {
             this: Cell::new(std::ptr::null_mut()),
             turn: RefCell::new(Turn::new(clock.clone())),
@@ -60,8 +52,8 @@ impl LoopFields {
             stopping: Cell::new(false),
             debug: Cell::new(false),
             hold_tasks: Cell::new(true),
-            direct,
-            own_time,
+            direct: Cell::new(true),
+            own_clock: RefCell::new(None),
         })
     }
 
@@ -118,21 +110,13 @@ impl LoopFields {
     }
 }
 
-/// Whether a subclass of the native loop has a method of its own under this name.
-fn overrides(class: Obj<'_>, name: &Ref) -> R<bool> {
-    let of_class = class.getattr(name.obj())?;
-    let of_base = state().types.event_loop.obj().getattr(name.obj())?;
-    Ok(!of_class.obj().is(of_base.obj()))
-}
-
 unsafe extern "C" fn new(
     class: *mut c::PyTypeObject,
     _args: *mut PyObject,
     _kwargs: *mut PyObject,
 ) -> *mut PyObject {
     crate::ffi::error::guard(|| {
-        // SAFETY: the interpreter passes a live type.
-        let made = LoopFields::new(unsafe { Obj::from_ptr(class.cast()) })?;
+        let made = LoopFields::new()?;
         // SAFETY: a ready subtype of ours.
         let object = unsafe { Ref::steal(c::PyType_GenericAlloc(class, 0)) }?;
         made.this.set(object.ptr());
@@ -162,6 +146,7 @@ fn init(event_loop: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
     if let Some(hold_tasks) = hold_tasks {
         this.hold_tasks.set(hold_tasks.obj().is_true()?);
     }
+    this.notice_overrides()?;
     Ok(())
 }
 
@@ -244,6 +229,28 @@ fn get_hold_tasks(event_loop: Obj<'_>) -> R<Ref> {
     Ok(boolean(fields(event_loop).hold_tasks.get()))
 }
 
+/// Setting `loop.time` or `loop.call_soon` on an instance counts as overriding it.
+unsafe extern "C" fn setattro(
+    event_loop: *mut PyObject,
+    name: *mut PyObject,
+    value: *mut PyObject,
+) -> c_int {
+    // SAFETY: the interpreter passes a live instance, a string, and a value or null.
+    let status = unsafe { c::PyObject_GenericSetAttr(event_loop, name, value) };
+    if status < 0 {
+        return status;
+    }
+    // SAFETY: alive; attribute names are interned as a rule, and others change nothing here.
+    let (event_loop, name) = unsafe { (Obj::from_ptr(event_loop), Obj::from_ptr(name)) };
+    crate::ffi::error::guard_status(|| {
+        let names = &state().names;
+        if name.is(names.time.obj()) || name.is(names.call_soon.obj()) {
+            fields(event_loop).notice_overrides()?;
+        }
+        Ok(())
+    })
+}
+
 unsafe extern "C" fn traverse(
     event_loop: *mut PyObject,
     visit: c::visitproc,
@@ -294,6 +301,7 @@ pub fn build_type() -> R<Ref> {
         .flags(c::Py_TPFLAGS_BASETYPE)
         .slot(c::Py_tp_new, new as *mut _)
         .slot(c::Py_tp_init, initializer!(init))
+        .slot(c::Py_tp_setattro, setattro as *mut _)
         .slot(c::Py_tp_traverse, traverse as *mut _)
         .slot(c::Py_tp_clear, clear as *mut _)
         .slot(c::Py_tp_dealloc, dealloc as *mut _)

@@ -100,9 +100,9 @@ pub struct LoopFields {
     debug: Cell<bool>,
     hold_tasks: Cell<bool>,
     /// No Python subclass replaced `call_soon`, so futures and tasks may skip it.
-    direct: bool,
-    /// A Python subclass replaced `time`: `clock` is virtual and follows it.
-    own_time: bool,
+    direct: Cell<bool>,
+    /// Where Python code replaced `time`: a virtual clock that follows it.
+    own_clock: RefCell<Option<Clock>>,
 }
 
 /// What sends a transport's collected writes.
@@ -170,7 +170,7 @@ impl LoopFields {
     /// Whether native code may put entries into the queue without calling `call_soon`.
     #[inline]
     pub fn is_direct(&self) -> bool {
-        self.direct
+        self.direct.get()
     }
 
     /// Whether the loop keeps its tasks alive.
@@ -208,25 +208,57 @@ impl LoopFields {
     /// Loop time, in seconds.
     #[inline]
     pub fn time(&self) -> R<f64> {
-        if self.own_time {
+        if self.has_own_time() {
             self.follow_time()
         } else {
             Ok(self.clock.now())
         }
     }
 
-    /// Asks a subclass's `time()` and moves the virtual clock there; never backwards.
+    /// Whether Python code replaced `time`.
+    #[inline]
+    fn has_own_time(&self) -> bool {
+        self.own_clock.borrow().is_some()
+    }
+
+    /// Asks the replaced `time()` and moves the virtual clock there; never backwards.
     #[cold]
-    pub fn follow_time(&self) -> R<f64> {
-        let seconds = self
-            .object()
-            .call_method0(state().names.time.obj())?
-            .obj()
-            .to_f64()?;
-        let now_ns = (seconds * 1e9) as u64;
-        self.clock
-            .advance(now_ns.saturating_sub(self.clock.now_ns()));
+    fn follow_time(&self) -> R<f64> {
+        let time = self.object().call_method0(state().names.time.obj())?;
+        let seconds = time.obj().to_f64()?;
+        if let Some(clock) = &*self.own_clock.borrow() {
+            let now_ns = (seconds * 1e9) as u64;
+            clock.advance(now_ns.saturating_sub(clock.now_ns()));
+        }
         Ok(seconds)
+    }
+
+    /// Looks whether a subclass or the instance replaces `time` or `call_soon`: those are then
+    /// asked and called, as asyncio's own code would.
+    fn notice_overrides(&self) -> R<()> {
+        let names = &state().names;
+        self.direct.set(!self.overrides(&names.call_soon)?);
+        let own_time = self.overrides(&names.time)?;
+        if own_time != self.has_own_time() {
+            let own = own_time.then(|| Clock::virtual_at(0));
+            let clock = own.clone().unwrap_or_else(|| self.clock.clone());
+            self.turn.borrow_mut().set_clock(clock);
+            *self.own_clock.borrow_mut() = own;
+        }
+        Ok(())
+    }
+
+    /// Whether the class or the instance has a method of its own under this name.
+    fn overrides(&self, name: &Ref) -> R<bool> {
+        let of_class = self.object().type_obj().getattr(name.obj())?;
+        let of_base = state().types.event_loop.obj().getattr(name.obj())?;
+        if !of_class.obj().is(of_base.obj()) {
+            return Ok(true);
+        }
+        match self.object().getattr_opt(state().names.__dict__.obj())? {
+            Some(dict) => crate::ffi::call::dict_has(dict.obj(), name.obj()),
+            None => Ok(false),
+        }
     }
 
     /// The number of the current turn: transports compare it to see whether they wrote before.

@@ -55,7 +55,7 @@ fn is_cancelled(entry: &Entry) -> bool {
 impl LoopFields {
     fn run_once(&self, events: &mut Events) -> R<()> {
         self.flush()?;
-        if self.own_time {
+        if self.has_own_time() {
             self.follow_time()?;
         }
         let mut discarded = Vec::new();
@@ -77,7 +77,7 @@ impl LoopFields {
             Poll::Now => self.poll(events, Some(Duration::ZERO), false)?,
             Poll::Wait(timeout) => self.poll(events, timeout, true)?,
         }
-        if self.own_time {
+        if self.has_own_time() {
             self.follow_time()?;
         }
         let mut left = {

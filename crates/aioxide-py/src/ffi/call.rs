@@ -332,6 +332,13 @@ pub fn dict_set(dict: Obj<'_>, key: Obj<'_>, value: Obj<'_>) -> R<()> {
     check(unsafe { c::PyDict_SetItem(dict.ptr(), key.ptr(), value.ptr()) })
 }
 
+/// `key in dict`.
+pub fn dict_has(dict: Obj<'_>, key: Obj<'_>) -> R<bool> {
+    // SAFETY: both alive; anything that is no dict is refused with an error.
+    let status = unsafe { c::PyDict_Contains(dict.ptr(), key.ptr()) };
+    check(status).map(|()| status != 0)
+}
+
 /// `dict.clear()`: for scopes of probe code, whose functions would keep them alive in a circle.
 pub fn dict_clear(dict: Obj<'_>) {
     // SAFETY: alive, a dict.

@@ -21,6 +21,7 @@ pub struct Node {
 
 impl Node {
     /// A node in no list.
+    #[cfg(not(Py_3_14))]
     pub const fn new() -> Node {
         Node {
             next: Cell::new(null()),
