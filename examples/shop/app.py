@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, signal
+from signal import SIG_BLOCK, SIG_SETMASK, SIGINT, pthread_sigmask
 from typing import Annotated, TypedDict
 
 import httpx
@@ -55,6 +55,21 @@ def data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "tea-shop"
 
 
+def start_pool() -> ProcessPoolExecutor:
+    """Start the process pool; takes a while, so not in the loop's thread.
+
+    Ctrl-C reaches every process of a terminal, but it is for this one to stop the others: they
+    inherit that SIGINT is blocked. They are not forked from here, as this process has threads.
+    """
+    pool = ProcessPoolExecutor(POOL_PROCESSES, get_context("forkserver"))
+    mask = pthread_sigmask(SIG_BLOCK, [SIGINT])
+    try:
+        pool.submit(int).result()
+    finally:
+        pthread_sigmask(SIG_SETMASK, mask)
+    return pool
+
+
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[State]:
     """Open everything the shop owns, and close it again in the reverse order."""
@@ -62,13 +77,8 @@ async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         store = Store(data_dir() / "shop.db")
         stack.push_async_callback(store.close)
         await store.open()
-        # Not "fork": this process has threads. Ctrl-C reaches the workers too: it is not for them.
-        pool = ProcessPoolExecutor(
-            POOL_PROCESSES, get_context("forkserver"), signal, (SIGINT, SIG_IGN)
-        )
+        pool = await asyncio.to_thread(start_pool)
         stack.push_async_callback(asyncio.to_thread, pool.shutdown, cancel_futures=True)
-        # The first job starts processes, which takes a while: not in the loop's thread.
-        await asyncio.to_thread(lambda: pool.submit(int).result())
         http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
         room = PackingRoom(store)
         await stack.enter_async_context(room.open())

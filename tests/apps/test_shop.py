@@ -295,6 +295,16 @@ def test_kill_during_a_rush(way: str, tmp_path: Path) -> None:
         assert_closed_well(program, way, data, signal.SIGINT)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stop_while_starting(number: signal.Signals, tmp_path: Path) -> None:
+    """A signal as soon as the address is known, before anything is set up, ends the shop too."""
+    with open_shop("serve.py", tmp_path / "data") as program:
+        program.wait_line(ADDRESS)
+        assert program.stop(number) == 0, program.said()
+        assert program.stderr == [], program.said()
+        assert program.stdout[-1] == "The tea shop is closed.\n", program.said()
+
+
 def test_sigterm(tmp_path: Path) -> None:
     """SIGTERM ends the shop as Ctrl-C does, with status 0."""
     data = tmp_path / "data"

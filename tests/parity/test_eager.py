@@ -78,6 +78,7 @@ def test_factory_gets_the_options(lib):
 
 def test_factory_may_give_anything(lib):
     lib.stock_defect(LATE_NAMES, "early 3.13 names eager tasks too late")
+
     class Odd:
         name = None
 
@@ -159,6 +160,7 @@ def test_unknown_options(lib):
 @needs_eager
 def test_eager_runs_at_once(lib):
     lib.stock_defect(LATE_NAMES, "early 3.13 names eager tasks too late")
+
     async def body(name):
         lib.note(name, "first", asyncio.current_task().get_name())
         await asyncio.sleep(0)
@@ -178,6 +180,7 @@ def test_eager_runs_at_once(lib):
 @needs_eager
 def test_eager_that_never_waits_is_done(lib):
     lib.stock_defect(LATE_NAMES, "early 3.13 names eager tasks too late")
+
     async def main():
         task = asyncio.create_task(idle(0, "at once"))
         lib.note(task.done(), task.result())
@@ -229,6 +232,7 @@ def test_eager_exits(lib):
 @needs_eager
 def test_eager_swaps_the_current_task(lib):
     lib.stock_defect(LATE_NAMES, "early 3.13 names eager tasks too late")
+
     async def inner():
         lib.note("inner", asyncio.current_task().get_name())
         await asyncio.sleep(0)

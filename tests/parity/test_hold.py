@@ -40,10 +40,12 @@ def test_lost_tasks_are_collected_as_asyncio_does(lib):
     contexts = lib.contexts()
     ref = lost_task(lib, seen)
     gc.collect()
-    lib.note(ref() is None, seen)
     lib.note([(sorted(c), c["message"]) for c in contexts])
-    assert ref() is None
+    # A kept context, or recorded warning, keeps what it is about; on 3.15 weakly too.
     contexts.clear()
+    gc.collect()
+    lib.note(ref() is None, seen)
+    assert ref() is None
 
 
 @pytest.mark.kinds("asyncio", "aioxide")
@@ -204,9 +206,9 @@ def test_an_unclosed_loop_with_held_tasks_is_collectable(lib):
     lib.loops.clear()
     del loop
     gc.collect()
+    lib.note([w[0] for w in lib.warnings_taken()])
     gc.collect()
     assert not any(r() for r in refs)
-    lib.note([w[0] for w in lib.warnings_taken()])
 
 
 @pytest.mark.kinds("asyncio", "aioxide", "loose")

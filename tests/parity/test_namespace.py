@@ -146,9 +146,16 @@ def test_coroutine_methods_are_coroutine_functions(aioxide):
 def test_text_signatures_of_native_types(aioxide):
     for owner in (aioxide.Task, aioxide.Future):
         for name in ("result", "exception", "cancel", "done", "add_done_callback", "get_loop"):
-            stock = inspect.signature(getattr(getattr(asyncio, owner.__name__), name))
-            ours = inspect.signature(getattr(owner, name))
-            assert list(ours.parameters) == list(stock.parameters)
+            ours = list(inspect.signature(getattr(owner, name)).parameters)
+            try:
+                stock = list(
+                    inspect.signature(getattr(asyncio, owner.__name__).__dict__[name]).parameters
+                )
+            except (ValueError, KeyError):
+                # The text that stock has for this method is not one that `inspect` can read.
+                assert name == "add_done_callback"
+                stock = ["self", "fn", "context"]
+            assert ours == stock, name
             assert getattr(owner, name).__doc__
 
 

@@ -250,7 +250,7 @@ fn describe(this: &HandleFields) -> R<String> {
     let callback = this.callback.get_or_none();
     let args = this.args()?;
     let format = state().asyncio.format_callback_source.obj();
-    let described = if cfg!(Py_3_14) {
+    let described = if cfg!(Py_3_13) {
         let debug = boolean(event_loop::debug_of(this.event_loop.get_or_none().obj())?);
         format.call_kw(
             &[callback.obj(), args.obj(), debug.obj()],
