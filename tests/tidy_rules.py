@@ -29,6 +29,7 @@ UNSAFE_ROOMS = (
     "crates/aioxide-py/src/ffi/*.rs",
     # Slots of the hot types, written by hand, and the types themselves.
     "crates/aioxide-py/src/handle.rs",
+    "crates/aioxide-py/src/handle/*.rs",
     "crates/aioxide-py/src/module.rs",
     "crates/aioxide-py/src/state.rs",
     "crates/aioxide-py/src/future.rs",

@@ -1,7 +1,8 @@
 //! Fuzz target: whole loops with inbox, timers and events over the simulated kernel.
 //!
 //! Input: nine bytes for the kernel's seed and faults, then one byte per choice that the program
-//! makes; it ends when they do. Panics when a promise about order, timers, polling or loss is broken.
+//! makes; it ends when they do. Panics when a promise about order, timers, polling or loss is
+//! broken.
 #![no_main]
 
 use aioxide_core::backend::sim::Faults;

@@ -32,7 +32,6 @@ def _set_metaclass(meta: type, /) -> None: ...
 if sys.version_info < (3, 14):
     def _native_tasks() -> list[Task[Any]]: ...
 
-@final
 class Handle(asyncio.Handle):
     def __init__(
         self,
@@ -43,7 +42,6 @@ class Handle(asyncio.Handle):
     ) -> None: ...
     def get_context(self) -> Context: ...
 
-@final
 class TimerHandle(asyncio.TimerHandle):
     def __init__(
         self,

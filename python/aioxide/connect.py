@@ -305,10 +305,14 @@ class Connect(Room):
         `owned`: the socket was made here, so it is closed if no transport comes of it.
         """
         waiter: asyncio.Future[None] | None
+        refused = False
         try:
             sock.setblocking(False)
             protocol = protocol_factory()
             waiter = self.create_future()
+            refused = True
+            self._ensure_fd_no_transport(sock)
+            refused = False
             context: dict[str, Any] = {}
             if CONNECTION_CONTEXTS:
                 context["context"] = contextvars.copy_context()
@@ -327,7 +331,8 @@ class Connect(Room):
             else:
                 transport = self._make_socket_transport(sock, protocol, waiter, **context)
         except BaseException:
-            if owned or _OWNS_CALLERS_SOCKET:
+            # A descriptor that another transport uses is that transport's to close.
+            if owned or (_OWNS_CALLERS_SOCKET and not refused):
                 sock.close()
             raise
         try:

@@ -189,7 +189,9 @@ class Stock(Room):
                 number = int(fd.fileno())
             except (AttributeError, TypeError, ValueError):
                 raise ValueError(f"Invalid file object: {fd!r}") from None
-        transport: Any = self._native_transport(number) or self._transports.get(number)
+        # A closed socket has no number, and no transport uses it.
+        native = self._native_transport(number) if number >= 0 else None
+        transport: Any = native or self._transports.get(number)
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 

@@ -237,6 +237,28 @@ def test_anyio_tasks_sockets_and_threads(watched: Watched) -> None:
     anyio_run(watched, main)
 
 
+def test_anyio_closes_what_is_read(watched: Watched, tmp_path: Path) -> None:
+    """anyio watches Unix sockets itself, and stops watching one after it has been closed."""
+
+    async def receive(stream: anyio.abc.SocketStream, waiting: anyio.Event) -> None:
+        waiting.set()
+        with pytest.raises(anyio.ClosedResourceError):
+            await stream.receive()
+
+    async def main() -> None:
+        path = tmp_path / "socket"
+        async with await anyio.create_unix_listener(path):
+            stream = await anyio.connect_unix(path)
+            async with anyio.create_task_group() as group:
+                waiting = anyio.Event()
+                group.start_soon(receive, stream, waiting)
+                await waiting.wait()
+                await anyio.wait_all_tasks_blocked()
+                await stream.aclose()
+
+    anyio_run(watched, main)
+
+
 def test_anyio_failures(watched: Watched) -> None:
     async def fail() -> None:
         await anyio.lowlevel.checkpoint()

@@ -117,6 +117,20 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
     return real(fd, parts, count > 1 ? (int)shorter(fd, (size_t)count) : count);
 }
 
+static int next_ctl_error;
+
+void faulty_ctl(int number) { next_ctl_error = number; }
+
+int epoll_ctl(int fd, int what, int other, struct epoll_event *event) {
+    int (*real)(int, int, int, struct epoll_event *) = dlsym(RTLD_NEXT, "epoll_ctl");
+    if (next_ctl_error && what != EPOLL_CTL_DEL && ours(other)) {
+        errno = next_ctl_error;
+        next_ctl_error = 0;
+        return -1;
+    }
+    return real(fd, what, other, event);
+}
+
 int epoll_wait(int fd, struct epoll_event *events, int count, int timeout) {
     int (*real)(int, struct epoll_event *, int, int) = dlsym(RTLD_NEXT, "epoll_wait");
     if (roll(1000) < again_in_thousand) { hits++; errno = EINTR; return -1; }
@@ -152,6 +166,60 @@ LIB.run(main())
 shim = ctypes.CDLL(None)
 shim.faulty_hits.restype = ctypes.c_longlong
 print("walked", shim.faulty_hits() > 5)
+"""
+
+
+REGISTRATION = """
+import asyncio, ctypes, errno, socket, sys
+sys.path[:0] = sys.argv[1:3]
+from wire import Recorder, fill, io_turns, join
+fail_next = lambda: ctypes.CDLL(None).faulty_ctl(errno.ENOSPC)
+async def main():
+    loop = asyncio.get_running_loop()
+    told = []
+    loop.set_exception_handler(lambda loop, context: told.append(context))
+    one, two = socket.socketpair()
+    one.setblocking(False)
+    for call in (
+        lambda: loop.add_reader(one, print),
+        lambda: loop.add_writer(one, print),
+        lambda: loop.sock_recv(one, 5),
+    ):
+        fail_next()
+        try:
+            result = call()
+            if asyncio.iscoroutine(result):
+                await result
+        except OSError as exc:
+            print(type(exc).__name__, exc.errno)
+        print(loop.remove_reader(one), loop.remove_writer(one))
+    two.send(b"hello")
+    print(await loop.sock_recv(one, 5), len(told))
+    one.close()
+    two.close()
+    fail_next()
+    transport, protocol, peer = await join(Recorder)
+    await io_turns()
+    print(protocol.calls, len(told), sorted(told[0]), told[0]["exception"].errno)
+    if not transport.is_closing():
+        transport.close()
+    await protocol.seen("CL")
+    peer.close()
+    told.clear()
+    transport, protocol, peer = await join(Recorder)
+    await io_turns()
+    fail_next()
+    try:
+        while not transport.get_write_buffer_size() and not transport.is_closing():
+            transport.write(bytes(100_000))
+    except OSError as exc:
+        print(type(exc).__name__, exc.errno)
+    transport.abort()
+    await protocol.seen("CL")
+    peer.close()
+    await io_turns()
+LIB.run(main())
+print("end")
 """
 
 
@@ -194,3 +262,13 @@ def test_walks(lib: Any, shim: str, again: int, fail: int, seed: int) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "walked True\n"
+
+
+def test_registration_fails(lib: Any, shim: str) -> None:
+    """epoll has no room for a descriptor: whoever asked is told, and the next try may succeed."""
+    here = Path(__file__).parent
+    done = lib.program(
+        REGISTRATION, str(here), str(here.parent / "parity"), env={"LD_PRELOAD": shim}
+    )
+    assert done.returncode == 0, done.stderr
+    lib.note(done.stdout)

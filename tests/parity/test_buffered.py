@@ -34,7 +34,10 @@ async def test_buffers_of_any_size(lib: Any, size: int) -> None:
     """Never more bytes than the buffer has; none lost."""
     data = MILLION if size >= 1000 else MILLION[:5000]
     counts: list[int] = []
-    factory = lambda: BufferedRecorder(size, buffer_updated=lambda p, n: counts.append(n))  # noqa: E731
+
+    def factory():
+        return BufferedRecorder(size, buffer_updated=lambda p, n: counts.append(n))
+
     async with link(factory) as (_, protocol, peer):
         sender = asyncio.ensure_future(peer.send_all(data))
         assert await protocol.has(len(data)) == data

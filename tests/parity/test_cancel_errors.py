@@ -254,3 +254,22 @@ def test_cancelled_error_is_fresh_or_the_same(lib):
     lib.turns(2)
     first, second, third = (lib.catch(task.result) for _ in range(3))
     lib.note(first is second, second is third, sys.exc_info()[0])
+
+
+def test_a_ring_of_tasks(lib):
+    """Tasks that wait for each other can never end; cancelling one must still come back."""
+    tasks = []
+
+    async def waits(index):
+        await asyncio.sleep(0)
+        await tasks[index]
+
+    tasks += [lib.loop.create_task(waits(i), name=f"ring {i}") for i in (1, 2, 0)]
+    lib.turns(3)
+    with pytest.raises(RecursionError):
+        tasks[0].cancel()
+    lib.note([outcome(t) for t in tasks], [t.cancelling() > 0 for t in tasks])
+    lib.turns(2)
+    for task in tasks:
+        task._log_destroy_pending = False
+        task.get_coro().close()

@@ -20,6 +20,12 @@ def last_source(thing):
     return (last.filename == __file__, last.name, last.lineno)
 
 
+def slow_lines(lib):
+    """Give the log lines about the slow function; a busy machine may make others slow too."""
+    lines = [r.getMessage() for r in lib.records]
+    return [line for line in lines if line.startswith("Executing") and "slow" in line]
+
+
 def busy(seconds):
     """Spend time."""
     end = time.monotonic() + seconds
@@ -110,7 +116,7 @@ def test_slow_callback_is_logged(lib):
 
     lib.loop.call_soon(slow)
     lib.turns()
-    lines = [r.getMessage() for r in lib.records if "Executing" in r.getMessage()]
+    lines = slow_lines(lib)
     assert len(lines) == 1
     lib.records.clear()
     head, took = lines[0].split(" took ")
@@ -128,7 +134,7 @@ def test_slow_step_is_logged(lib):
     task = lib.loop.create_task(slow(), name="slow")
     lib.loop.slow_callback_duration = 0.002
     lib.turns()
-    lines = [r.getMessage() for r in lib.records if "Executing" in r.getMessage()]
+    lines = slow_lines(lib)
     lib.records.clear()
     lib.note([line.split(" took ")[0] for line in lines])
     assert task.done()
@@ -145,7 +151,7 @@ def test_slow_done_callback_is_logged(lib):
     future.set_result(None)
     lib.loop.slow_callback_duration = 0.002
     lib.turns()
-    lines = [r.getMessage() for r in lib.records if "Executing" in r.getMessage()]
+    lines = slow_lines(lib)
     lib.records.clear()
     # Which line of its source a future shows is the loop's own affair.
     lib.note([line.split(" took ")[0].split("(")[0] for line in lines])
@@ -173,7 +179,8 @@ def test_slow_and_failing_callback(lib):
 
     lib.loop.call_soon(slow)
     lib.turns()
-    lib.note(len(seen), [line.split(" took ")[0] for line in lib.logged()])
+    lib.note(len(seen), [line.split(" took ")[0] for line in slow_lines(lib)])
+    lib.records.clear()
 
 
 def test_calls_from_the_wrong_thread(lib):
@@ -196,7 +203,8 @@ def test_calls_from_the_wrong_thread(lib):
         await asyncio.sleep(0)
 
     lib.run(main, debug=True)
-    lib.note(results)
+    # The loop may run the callback before its thread goes on.
+    lib.note(sorted(results, key=repr))
     assert len(results) == 5
 
 
@@ -391,8 +399,8 @@ def test_repr_of_a_task_in_debug(lib):
 def test_slow_loop_is_not_blamed_on_the_wait(lib):
     """Only callbacks are timed, never the sleep of the loop itself."""
     lib.loop.set_debug(True)
-    lib.loop.slow_callback_duration = 0.004
-    lib.loop.call_later(0.01, lib.loop.stop)
+    lib.loop.slow_callback_duration = 0.04
+    lib.loop.call_later(0.05, lib.loop.stop)
     lib.loop.run_forever()
     assert [line for line in lib.logged() if "Executing" in line] == []
 

@@ -377,9 +377,11 @@ def test_a_signal_handler_that_raises(lib, asleep, error):
     old = signal.signal(signal.SIGUSR1, handler)
     try:
         if asleep:
-            timer = threading.Timer(0.01, send)
+            timer = threading.Timer(0.05, send)
             loop.call_soon(timer.start)
+            limit = loop.call_later(10, loop.stop)
             lib.catch(loop.run_forever)
+            limit.cancel()
             timer.join()
         else:
             seen = lib.contexts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import socket
 from pathlib import Path
@@ -361,3 +362,25 @@ async def test_wait_for_over_streams(lib: Any) -> None:
     peer.send(b"later")
     lib.note(await reader.read(5))
     await finish(writer, peer)
+
+
+@pytest.mark.parametrize("state", ["open", "closing", "closed"])
+def test_forgotten_writers(lib: Any, state: str) -> None:
+    """A writer that is dropped open warns as this Python's does; a closed one is silent."""
+
+    async def main() -> None:
+        reader, writer, peer = await pair()
+        kept.append(peer)
+        if state != "open":
+            writer.close()
+        if state == "closed":
+            await writer.wait_closed()
+        del reader, writer
+        gc.collect()
+        await turns(5)
+
+    kept: list[Any] = []
+    lib.run(main)
+    gc.collect()
+    lib.note(sorted({(name, text.partition(" <")[0]) for name, text in lib.warnings_taken()}))
+    kept[0].close()

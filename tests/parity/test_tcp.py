@@ -290,7 +290,10 @@ async def test_close_in_data_received(lib: Any) -> None:
 async def test_end_by_connection_made(lib: Any) -> None:
     """close() and abort() from within connection_made; create_connection still gives its pair."""
     for end in ("close", "abort"):
-        factory = lambda: Recorder(connection_made=lambda p, t, end=end: getattr(t, end)())  # noqa: E731
+
+        def factory():
+            return Recorder(connection_made=lambda p, t, end=end: getattr(t, end)())
+
         async with link(factory) as (transport, protocol, peer):
             peer.send(b"never read")
             lib.note(transport.is_closing())
@@ -309,7 +312,9 @@ async def test_write_in_connection_made_and_lost(lib: Any) -> None:
         protocol.transport.abort()
         lib.note(protocol.transport.is_closing(), protocol.transport.get_write_buffer_size())
 
-    factory = lambda: Recorder(connection_made=lambda p, t: t.write(b"hi"), connection_lost=lost)  # noqa: E731
+    def factory():
+        return Recorder(connection_made=lambda p, t: t.write(b"hi"), connection_lost=lost)
+
     async with link(factory) as (_, protocol, peer):
         assert await peer.exactly(2) == b"hi"
         peer.shutdown()

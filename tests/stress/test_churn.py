@@ -23,6 +23,8 @@ WARM_UP = 4_000
 # Connections that are open at the same time.
 AT_ONCE = 50
 TRACED = 1_000
+# Far above what a slow machine needs; a connection that never ends is not waited for.
+CHURN_SECONDS_MAX = 240
 # Bytes that a connection may leave behind on average: a leaked transport leaves several hundred.
 RESIDENT_BYTES_PER_CONNECTION_MAX = 150
 # Noise of the interpreter's own caches; one leaked object for each hundredth connection is more.
@@ -331,4 +333,8 @@ def test_churn(lib: Any) -> None:
         lib.note(errors)
         assert errors == {"Fatal error: protocol.data_received() call failed."}
 
-    lib.run(main)
+    async def limited() -> None:
+        async with asyncio.timeout(CHURN_SECONDS_MAX):
+            await main()
+
+    lib.run(limited)

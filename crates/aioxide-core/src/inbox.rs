@@ -86,7 +86,8 @@ impl<T: Send> Inbox<T> {
         Ok(std::mem::take(&mut state.asleep))
     }
 
-    /// True when nothing has arrived; any thread. One load: what arrives meanwhile is seen next time.
+    /// True when nothing has arrived; any thread. One load: what arrives meanwhile is seen next
+    /// time.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {

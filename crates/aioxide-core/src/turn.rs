@@ -121,7 +121,8 @@ impl<E, R> Turn<E, R> {
     }
 
     /// First step of a turn: takes in what other threads sent, puts cancelled timers into
-    /// `discarded` (for the caller to drop when nothing is borrowed), and decides about the backend.
+    /// `discarded` (for the caller to drop when nothing is borrowed), and decides about the
+    /// backend.
     ///
     /// `stopping` is true when this turn is the run's last: it does not sleep.
     #[inline]

@@ -5,16 +5,20 @@
 //! callback does. Invariant: `callback` is empty exactly when the handle is cancelled.
 
 use std::cell::Cell;
-use std::ffi::c_int;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3_ffi as c;
 
 use crate::event_loop;
-use crate::ffi::call::{dict, dict_set, float, string, text, tuple, tuple_item, tuple_len};
-use crate::ffi::class::{Class, Visitor, attribute, bind_tuple, initializer, noargs};
+use crate::ffi::call::{dict, dict_set, string, text, tuple, tuple_item, tuple_len};
+use crate::ffi::class::Visitor;
 use crate::ffi::object::{boolean, none, none_ref};
-use crate::ffi::{Obj, PyObject, R, Raised, Ref, Signature, Slot, context, layout, trash};
-use crate::state::{Asyncio, state};
+use crate::ffi::{Obj, R, Ref, Slot, context, layout};
+use crate::state::state;
+
+mod class;
+
+pub use class::{build_thread_safe_type, build_timer_type, build_type};
 
 /// How many arguments a handle holds without a tuple: measured, almost no callback has more.
 const INLINE_ARGS: usize = 3;
@@ -38,16 +42,19 @@ pub struct HandleFields {
     when: Cell<f64>,
     /// What `call_at` was given, where that was not a float: `when()` returns it.
     when_given: Slot,
+    /// Held while the callback runs, and by `cancel()`: handles of `call_soon_threadsafe` from
+    /// 3.14 on, so that a cancellation waits for a callback that runs meanwhile.
+    lock: Slot,
 }
 
 /// Both native types keep their fields at the same place: behind the larger base.
-static FIELDS_OFFSET: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+static FIELDS_OFFSET: AtomicUsize = AtomicUsize::new(0);
 
 /// The fields of a handle.
 #[inline]
 pub fn fields(handle: Obj<'_>) -> &HandleFields {
     debug_assert!(is_native(handle));
-    let offset = FIELDS_OFFSET.load(std::sync::atomic::Ordering::Relaxed);
+    let offset = FIELDS_OFFSET.load(Ordering::Relaxed);
     // SAFETY: only instances of the two native types come here: methods get them from their own
     // descriptors, the loop from `new`. The offset is theirs.
     unsafe { layout::fields(handle.ptr(), offset) }
@@ -55,8 +62,12 @@ pub fn fields(handle: Obj<'_>) -> &HandleFields {
 
 fn is_native(handle: Obj<'_>) -> bool {
     let types = &state().types;
-    let class = handle.type_obj();
-    class.is(types.handle.obj()) || class.is(types.timer_handle.obj())
+    handle.is_instance_of_type(types.handle.ptr().cast())
+        || handle.is_instance_of_type(types.timer_handle.ptr().cast())
+        || types
+            .thread_safe_handle
+            .as_ref()
+            .is_some_and(|class| handle.is_instance_of_type(class.ptr().cast()))
 }
 
 /// What to call, as `call_soon` and its sisters received it.
@@ -77,6 +88,24 @@ pub fn new(event_loop: Obj<'_>, callback: &Callback<'_>, when: Option<f64>) -> R
     } else {
         &types.handle
     };
+    let handle = allocate(class, event_loop, callback)?;
+    fields(handle.obj()).when.set(when.unwrap_or(0.0));
+    Ok(handle)
+}
+
+/// Creates a handle that other threads may cancel: from 3.14 on it carries a lock.
+pub fn new_thread_safe(event_loop: Obj<'_>, callback: &Callback<'_>) -> R<Ref> {
+    let Some(class) = &state().types.thread_safe_handle else {
+        return new(event_loop, callback, None);
+    };
+    let handle = allocate(class, event_loop, callback)?;
+    fields(handle.obj())
+        .lock
+        .set(Some(state().asyncio.rlock.obj().call0()?));
+    Ok(handle)
+}
+
+fn allocate(class: &Ref, event_loop: Obj<'_>, callback: &Callback<'_>) -> R<Ref> {
     let class = class.ptr().cast::<c::PyTypeObject>();
     let run_context = match callback.context {
         Some(context) if !context.is_none() => context.to_ref(),
@@ -89,7 +118,6 @@ pub fn new(event_loop: Obj<'_>, callback: &Callback<'_>, when: Option<f64>) -> R
     this.callback.set(Some(callback.function.to_ref()));
     this.context.set(Some(run_context));
     this.set_args(callback.args)?;
-    this.when.set(when.unwrap_or(0.0));
     Ok(handle)
 }
 
@@ -160,6 +188,7 @@ impl HandleFields {
         visitor.slot(&self.source_traceback);
         visitor.slot(&self.repr);
         visitor.slot(&self.when_given);
+        visitor.slot(&self.lock);
     }
 
     fn clear(&self) {
@@ -173,6 +202,7 @@ impl HandleFields {
             slot.clear();
         }
         self.when_given.clear();
+        self.lock.clear();
     }
 }
 
@@ -180,6 +210,29 @@ impl HandleFields {
 /// `SystemExit` and `KeyboardInterrupt`, which come back. *Source*: `asyncio.Handle._run`.
 pub fn run(handle: Obj<'_>) -> R<()> {
     let this = fields(handle);
+    match this.lock.get() {
+        None => run_now(handle, this),
+        Some(lock) => locked(lock, || run_now(handle, this)),
+    }
+}
+
+/// Runs `body` under a handle's lock.
+fn locked<T>(lock: Ref, body: impl FnOnce() -> R<T>) -> R<T> {
+    let names = &state().names;
+    drop(lock.obj().call_method0(names.acquire.obj())?);
+    let result = body();
+    match (lock.obj().call_method0(names.release.obj()), result) {
+        (Ok(_), result) => result,
+        (Err(raised), Ok(_)) => Err(raised),
+        (Err(second), Err(first)) => {
+            // Both are set by the same thread: the later one carries the earlier as its context.
+            drop(first);
+            Err(second)
+        }
+    }
+}
+
+fn run_now(handle: Obj<'_>, this: &HandleFields) -> R<()> {
     let (Some(callback), Some(run_context)) = (this.callback.get(), this.context.get()) else {
         return Ok(());
     };
@@ -265,6 +318,22 @@ fn describe(this: &HandleFields) -> R<String> {
 /// `handle.cancel()`.
 pub fn cancel(handle: Obj<'_>) -> R<Ref> {
     let this = fields(handle);
+    match this.lock.get() {
+        None => cancel_now(handle, this),
+        Some(lock) => locked(lock, || cancel_now(handle, this)),
+    }
+}
+
+/// `handle.cancelled()`.
+pub fn cancelled(handle: Obj<'_>) -> R<Ref> {
+    let this = fields(handle);
+    match this.lock.get() {
+        None => Ok(boolean(this.is_cancelled())),
+        Some(lock) => locked(lock, || Ok(boolean(this.is_cancelled()))),
+    }
+}
+
+fn cancel_now(handle: Obj<'_>, this: &HandleFields) -> R<Ref> {
     if this.cancelled.get() {
         return Ok(none_ref());
     }
@@ -281,260 +350,4 @@ pub fn cancel(handle: Obj<'_>) -> R<Ref> {
     }
     this.drop_target();
     Ok(none_ref())
-}
-
-fn cancelled(handle: Obj<'_>) -> R<Ref> {
-    Ok(boolean(fields(handle).is_cancelled()))
-}
-
-fn run_method(handle: Obj<'_>) -> R<Ref> {
-    run(handle).map(|()| none_ref())
-}
-
-fn get_context(handle: Obj<'_>) -> R<Ref> {
-    Ok(fields(handle).context.get_or_none())
-}
-
-fn get_callback(handle: Obj<'_>) -> R<Ref> {
-    Ok(fields(handle).callback.get_or_none())
-}
-
-fn get_args(handle: Obj<'_>) -> R<Ref> {
-    let this = fields(handle);
-    if this.callback.is_empty() {
-        Ok(none_ref())
-    } else {
-        this.args()
-    }
-}
-
-fn get_loop(handle: Obj<'_>) -> R<Ref> {
-    Ok(fields(handle).event_loop.get_or_none())
-}
-
-fn get_source_traceback(handle: Obj<'_>) -> R<Ref> {
-    Ok(fields(handle).source_traceback.get_or_none())
-}
-
-fn set_source_traceback(handle: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
-    let value = value.filter(|value| !value.is_none()).map(Obj::to_ref);
-    fields(handle).source_traceback.set(value);
-    Ok(())
-}
-
-fn get_repr(handle: Obj<'_>) -> R<Ref> {
-    Ok(fields(handle).repr.get_or_none())
-}
-
-fn get_scheduled(handle: Obj<'_>) -> R<Ref> {
-    Ok(boolean(fields(handle).scheduled.get()))
-}
-
-fn set_scheduled(handle: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
-    let Some(value) = value else {
-        return Err(Raised::type_error("cannot delete attribute"));
-    };
-    fields(handle).scheduled.set(value.is_true()?);
-    Ok(())
-}
-
-fn when(handle: Obj<'_>) -> R<Ref> {
-    let this = fields(handle);
-    this.when_given
-        .get()
-        .map_or_else(|| float(this.when.get()), Ok)
-}
-
-const INIT: Signature = Signature {
-    name: "Handle",
-    params: &["callback", "args", "loop", "context"],
-    positional: 4,
-    required: 3,
-};
-
-const TIMER_INIT: Signature = Signature {
-    name: "TimerHandle",
-    params: &["when", "callback", "args", "loop", "context"],
-    positional: 5,
-    required: 4,
-};
-
-fn init_from(handle: Obj<'_>, bound: &[Option<Ref>]) -> R<()> {
-    let [Some(callback), Some(args), Some(event_loop), run_context] = bound else {
-        return Err(Raised::type_error("a handle needs callback, args and loop"));
-    };
-    // SAFETY: alive; a new tuple or an error.
-    let args = unsafe { Ref::steal(c::PySequence_Tuple(args.ptr())) }?;
-    let run_context = match run_context {
-        Some(context) if !context.obj().is_none() => context.clone(),
-        _ => context::copy_current()?,
-    };
-    let this = fields(handle);
-    this.clear();
-    this.cancelled.set(false);
-    this.event_loop.set(Some(event_loop.clone()));
-    this.callback.set(Some(callback.clone()));
-    this.context.set(Some(run_context));
-    let items: Vec<Obj<'_>> = (0..tuple_len(args.obj()))
-        .map(|index| tuple_item(args.obj(), index))
-        .collect();
-    this.set_args(&items)?;
-    if event_loop::debug_of(event_loop.obj())? {
-        this.set_source_traceback(state().asyncio.extract_stack.obj().call0()?);
-    }
-    Ok(())
-}
-
-fn init(handle: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
-    init_from(handle, &bind_tuple::<4>(args, kwargs, &INIT)?)
-}
-
-fn init_timer(handle: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
-    let bound = bind_tuple::<5>(args, kwargs, &TIMER_INIT)?;
-    let [Some(when), rest @ ..] = &bound else {
-        return Err(Raised::type_error("a timer handle needs a time"));
-    };
-    let seconds = when.obj().to_f64()?;
-    init_from(handle, rest)?;
-    fields(handle).when.set(seconds);
-    fields(handle).keep_when(when.obj());
-    Ok(())
-}
-
-unsafe extern "C" fn traverse(
-    handle: *mut PyObject,
-    visit: c::visitproc,
-    arg: *mut std::ffi::c_void,
-) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    let handle = unsafe { Obj::from_ptr(handle) };
-    let mut visitor = Visitor::new(visit, arg);
-    visitor.visit(handle.type_ptr().cast());
-    fields(handle).visit(&mut visitor);
-    visitor.status()
-}
-
-unsafe extern "C" fn clear(handle: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    fields(unsafe { Obj::from_ptr(handle) }).clear();
-    0
-}
-
-unsafe extern "C" fn dealloc(handle: *mut PyObject) {
-    // SAFETY: the interpreter calls this once, for an instance without references.
-    unsafe { trash::bounded(handle, free) }
-}
-
-/// Takes an instance apart.
-///
-/// # Safety
-/// `handle` is an instance of ours without references.
-unsafe fn free(handle: *mut PyObject) {
-    // SAFETY: an instance of ours with no references left: ours to take apart.
-    unsafe {
-        let class = c::Py_TYPE(handle);
-        c::PyObject_GC_UnTrack(handle.cast());
-        c::PyObject_ClearWeakRefs(handle);
-        fields(Obj::from_ptr(handle)).clear();
-        c::PyObject_GC_Del(handle.cast());
-        c::Py_DECREF(class.cast());
-    }
-}
-
-fn class(name: &'static std::ffi::CStr, size: usize) -> Class {
-    Class::new(name, size)
-        .slot(c::Py_tp_traverse, traverse as *mut _)
-        .slot(c::Py_tp_clear, clear as *mut _)
-        .slot(c::Py_tp_dealloc, dealloc as *mut _)
-        .methods([
-            noargs!(
-                c"cancel",
-                cancel,
-                c"Cancels the callback; a second call does nothing."
-            ),
-            noargs!(c"cancelled", cancelled, c"Whether cancel() was called."),
-            noargs!(
-                c"get_context",
-                get_context,
-                c"The context that the callback runs in."
-            ),
-            noargs!(
-                c"_run",
-                run_method,
-                c"Runs the callback now, as the loop does."
-            ),
-        ])
-        .attributes([
-            attribute!(
-                c"_callback",
-                get_callback,
-                c"The callable, None once cancelled."
-            ),
-            attribute!(
-                c"_args",
-                get_args,
-                c"The arguments as a tuple, None once cancelled."
-            ),
-            attribute!(c"_cancelled", cancelled, c"Whether cancel() was called."),
-            attribute!(c"_loop", get_loop, c"The loop that runs the callback."),
-            attribute!(
-                c"_context",
-                get_context,
-                c"The context that the callback runs in."
-            ),
-            attribute!(
-                c"_repr",
-                get_repr,
-                c"The text kept by cancel() in debug mode."
-            ),
-            attribute!(
-                c"_source_traceback",
-                get_source_traceback,
-                set_source_traceback,
-                c"Where the handle was created, in debug mode."
-            ),
-        ])
-}
-
-fn total_size(base: Obj<'_>) -> (usize, usize) {
-    let offset = layout::basic_size(base).next_multiple_of(8);
-    (offset, offset + size_of::<HandleFields>())
-}
-
-/// Creates `Handle`, a subclass of `asyncio.Handle`.
-pub fn build_type(asyncio: &Asyncio) -> R<Ref> {
-    // Behind the larger base, so that both types share one offset.
-    let (offset, size) = total_size(asyncio.timer_handle_class.obj());
-    FIELDS_OFFSET.store(offset, std::sync::atomic::Ordering::Relaxed);
-    class(c"aioxide.Handle", size)
-        .doc(c"A callback scheduled on a loop. Source: asyncio.Handle.")
-        .slot(c::Py_tp_init, initializer!(init))
-        .build(Some(asyncio.handle_class.obj()))
-}
-
-/// Creates `TimerHandle`, a subclass of `asyncio.TimerHandle`.
-pub fn build_timer_type(asyncio: &Asyncio) -> R<Ref> {
-    let (_, size) = total_size(asyncio.timer_handle_class.obj());
-    class(c"aioxide.TimerHandle", size)
-        .doc(c"A callback scheduled for a time. Source: asyncio.TimerHandle.")
-        .slot(c::Py_tp_init, initializer!(init_timer))
-        .methods([noargs!(
-            c"when",
-            when,
-            c"The loop time, in seconds, at which it is due."
-        )])
-        .attributes([
-            attribute!(
-                c"_when",
-                when,
-                c"The loop time, in seconds, at which it is due."
-            ),
-            attribute!(
-                c"_scheduled",
-                get_scheduled,
-                set_scheduled,
-                c"Whether the loop's timers hold it."
-            ),
-        ])
-        .build(Some(asyncio.timer_handle_class.obj()))
 }

@@ -36,12 +36,13 @@ macro_rules! names {
 
 names! {
     __dict__, _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost, _detach,
-    _ensure_fd_no_transport, _loop, _sslcontext, _start_reading, add_done_callback, buffer_updated,
-    call_exception_handler, call_soon, cancel, close, connection_lost, connection_made, context,
-    data_received, detach, done, eof_received, exception, fileno, future, get_buffer, get_debug,
-    get_loop, getpeername, getsockname, handle, is_running, message, pause_writing, peername,
-    protocol, result, resume_writing, run, set_name, socket, sockname, source_traceback, task,
-    throw, time, transport, value, warning,
+    _ensure_fd_no_transport, _loop, _sslcontext, _start_reading, acquire, add_done_callback,
+    buffer_updated, call_exception_handler, call_soon, cancel, close, connection_lost,
+    connection_made, context, data_received, detach, done, eof_received, exception, fileno,
+    future, get_buffer, get_debug, get_loop, getpeername, getsockname, handle, is_running,
+    message, pause_writing, peername, protocol, release, result, resume_writing, run,
+    set_exception, set_name, set_result, socket, sockname, source_traceback, task, throw, time,
+    transport, value, warning,
 }
 
 /// asyncio's own objects that the hot types call.
@@ -68,6 +69,9 @@ pub struct Asyncio {
     pub set_result_unless_cancelled: Ref,
     pub handle_class: Ref,
     pub timer_handle_class: Ref,
+    /// `asyncio.events._ThreadSafeHandle`, from 3.14 on, and the lock that it takes.
+    pub thread_safe_handle_class: Option<Ref>,
+    pub rlock: Ref,
     pub transport_class: Ref,
     pub buffered_protocol_class: Ref,
     pub future_class: Ref,
@@ -94,6 +98,7 @@ pub struct Types {
     pub future_iter: Ref,
     pub handle: Ref,
     pub timer_handle: Ref,
+    pub thread_safe_handle: Option<Ref>,
     pub event_loop: Ref,
     pub stream_transport: Ref,
 }
@@ -157,6 +162,7 @@ pub fn init() -> R<()> {
         future_iter: crate::future_iter::build_type()?,
         handle: crate::handle::build_type(&asyncio)?,
         timer_handle: crate::handle::build_timer_type(&asyncio)?,
+        thread_safe_handle: crate::handle::build_thread_safe_type(&asyncio)?,
         event_loop: crate::event_loop::build_type()?,
         stream_transport: crate::transport::build_type(&asyncio)?,
     };
@@ -228,6 +234,11 @@ impl Asyncio {
             set_result_unless_cancelled: get(c"asyncio.futures", c"_set_result_unless_cancelled")?,
             handle_class: get(c"asyncio.events", c"Handle")?,
             timer_handle_class: get(c"asyncio.events", c"TimerHandle")?,
+            thread_safe_handle_class: optional(
+                import(c"asyncio.events")?.obj(),
+                c"_ThreadSafeHandle",
+            )?,
+            rlock: get(c"threading", c"RLock")?,
             transport_class: get(c"asyncio.transports", c"Transport")?,
             buffered_protocol_class: get(c"asyncio.protocols", c"BufferedProtocol")?,
             future_class: native.obj().getattr_str(c"Future")?,

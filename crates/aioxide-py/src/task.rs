@@ -25,13 +25,17 @@ use crate::ffi::object::none;
 use crate::ffi::park::{calling, unwinding};
 #[cfg(not(Py_3_14))]
 use crate::ffi::registry::Node;
-use crate::ffi::{Obj, R, Raised, Ref, Signature, Slot, context, current, layout, registry};
+use crate::ffi::{
+    Obj, R, Raised, Ref, Signature, Slot, builtin, context, current, layout, registry,
+};
 use crate::future::{self, FutureFields};
 use crate::state::state;
 
+mod cancel;
 mod class;
 mod wait;
 
+pub use cancel::cancel;
 pub use class::{build_type, step_callback, wakeup_callback};
 
 /// The fields of a task; the future part comes first.
@@ -136,7 +140,10 @@ fn start(task: Obj<'_>, this: &TaskFields, options: &Options<'_>) -> R<()> {
         )));
     }
     let run_context = match options.context {
-        Some(given) if !given.is_none() => given.to_ref(),
+        Some(given) if !given.is_none() => {
+            check_context(given)?;
+            given.to_ref()
+        }
         _ => context::copy_current()?,
     };
     this.context.set(Some(run_context));
@@ -159,6 +166,17 @@ fn start(task: Obj<'_>, this: &TaskFields, options: &Options<'_>) -> R<()> {
     }
     schedule_step(task, this)?;
     this.register(task)
+}
+
+/// From 3.15 on only a real context will do. Before, anything with `run` passes for one.
+fn check_context(given: Obj<'_>) -> R<()> {
+    if cfg!(Py_3_15) && !context::is_native(given) {
+        let name = builtin::type_name(given)?;
+        return Err(Raised::type_error(&format!(
+            "a contextvars.Context was expected, got {name}"
+        )));
+    }
+    Ok(())
 }
 
 fn is_coroutine(coro: Obj<'_>) -> R<bool> {
@@ -469,57 +487,4 @@ fn eager_start(task: Obj<'_>, this: &TaskFields) -> R<()> {
         this.clear_coro(task);
     }
     result
-}
-
-/// Requests cancellation: of what the task waits for, or at its next step. False if it is done.
-///
-/// Along a chain of native tasks that await each other this is a loop, not a recursion: chains may
-/// be longer than the stack is deep.
-pub fn cancel(task: Obj<'_>, message: Option<Ref>) -> R<bool> {
-    if !fields(task).request_cancel() {
-        return Ok(false);
-    }
-    let mut innermost = task.to_ref();
-    // Tasks that wait for each other in a circle: Brent's way of noticing.
-    let (mut mark, mut steps, mut lap) = (task.ptr(), 0_u64, 1_u64);
-    loop {
-        let this = fields(innermost.obj());
-        let Some(awaited) = this.waits_for.get() else {
-            break;
-        };
-        if awaited.obj().type_ptr() == state().task_type {
-            if !fields(awaited.obj()).request_cancel() {
-                break;
-            }
-            if awaited.ptr() == mark {
-                return Err(Raised::recursion());
-            }
-            steps += 1;
-            if steps == lap {
-                (mark, steps, lap) = (awaited.ptr(), 0, lap * 2);
-            }
-            innermost = awaited;
-            continue;
-        }
-        if wait::cancel_awaited(awaited.obj(), message.as_ref())? {
-            return Ok(true);
-        }
-        break;
-    }
-    let this = fields(innermost.obj());
-    this.must_cancel.set(true);
-    this.future.cancel_message.set(message);
-    Ok(true)
-}
-
-impl TaskFields {
-    /// Counts a request; false if the task is done.
-    fn request_cancel(&self) -> bool {
-        self.future.log_traceback.set(false);
-        let pending = self.future.is_pending();
-        if pending {
-            self.cancels_requested.set(self.cancels_requested.get() + 1);
-        }
-        pending
-    }
 }

@@ -352,12 +352,14 @@ fn scheduling() -> Vec<c::PyMethodDef> {
         varargs!(
             c"call_later",
             schedule::call_later,
-            c"($self, delay, callback, *args, context=None)\nCalls callback(*args) after delay seconds."
+            c"($self, delay, callback, *args, context=None)\n\
+              Calls callback(*args) after delay seconds."
         ),
         varargs!(
             c"call_at",
             schedule::call_at,
-            c"($self, when, callback, *args, context=None)\nCalls callback(*args) at a loop time in seconds."
+            c"($self, when, callback, *args, context=None)\n\
+              Calls callback(*args) at a loop time in seconds."
         ),
         noargs!(
             c"time",
@@ -382,9 +384,11 @@ fn scheduling() -> Vec<c::PyMethodDef> {
         varargs!(
             c"create_task",
             create::create_task,
-            c"($self, coro, **kwargs)\nA task that drives coro: native, or made by the task factory."
+            c"($self, coro, **kwargs)\n\
+              A task that drives coro: native, or made by the task factory."
         ),
-        varargs!(c"set_task_factory",
+        varargs!(
+            c"set_task_factory",
             create::set_task_factory,
             c"($self, factory)\nSets the factory; None resets."
         ),

@@ -63,11 +63,17 @@ impl LoopFields {
     /// A handle, with its origin in debug mode.
     pub fn new_handle(&self, callback: &Callback<'_>, when: Option<f64>) -> R<Ref> {
         let handle = handle::new(self.object(), callback, when)?;
+        self.trace_handle(handle.obj())?;
+        Ok(handle)
+    }
+
+    /// Remembers where a handle was created, in debug mode.
+    fn trace_handle(&self, handle: Obj<'_>) -> R<()> {
         if self.debug.get() {
             let stack = state().asyncio.extract_stack.obj().call0()?;
-            handle::fields(handle.obj()).set_source_traceback(stack);
+            handle::fields(handle).set_source_traceback(stack);
         }
-        Ok(handle)
+        Ok(())
     }
 
     /// RuntimeError in debug mode when another thread than the loop's calls. *Source*:
@@ -236,7 +242,8 @@ pub fn call_soon_threadsafe(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
     if this.debug.get() {
         this.check_callback(callback.function, "call_soon_threadsafe")?;
     }
-    let handle = this.new_handle(&callback, None)?;
+    let handle = handle::new_thread_safe(event_loop, &callback)?;
+    this.trace_handle(handle.obj())?;
     match this.inbox.push(Entry::Call(handle.clone())) {
         Ok(true) => this.wake()?,
         Ok(false) => {}

@@ -334,7 +334,8 @@ fn methods() -> [c::PyMethodDef; 11] {
         varargs!(
             c"cancel",
             cancel_method,
-            c"($self, /, msg=None)\nRequests that CancelledError is raised in the coroutine; False if it is done."
+            c"($self, /, msg=None)\n\
+              Requests that CancelledError is raised in the coroutine; False if it is done."
         ),
         noargs!(
             c"cancelling",

@@ -11,9 +11,9 @@ use std::mem::offset_of;
 use pyo3_ffi as c;
 
 use super::base::{self, Fields, Opening, fields};
-use super::{private, server, surface};
+use super::{private, server, stream, surface, write};
 use crate::ffi::call::{string, uint};
-use crate::ffi::class::{Class, Visitor, bind_tuple, initializer, onearg, varargs};
+use crate::ffi::class::{Class, Visitor, bind_tuple, initializer, noargs, onearg, varargs};
 use crate::ffi::object::boolean;
 use crate::ffi::{Obj, PyObject, R, Raised, Ref, Signature, Slot, error, layout};
 use crate::state::Asyncio;
@@ -189,8 +189,8 @@ pub fn build_type(asyncio: &Asyncio) -> R<Ref> {
             offset + offset_of!(Fields, dict),
             offset + offset_of!(Fields, weakrefs),
         )
-        .methods(surface::stream_methods())
-        .methods(surface::info_methods())
+        .methods(stream_methods())
+        .methods(info_methods())
         .methods(private::methods())
         .attributes(private::attributes())
         .attributes(private::flags())
@@ -232,6 +232,99 @@ pub fn loop_methods() -> Vec<c::PyMethodDef> {
             c"_accept_connection",
             server::accept_connection,
             c"Accepts what waits at a socket."
+        ),
+    ]
+}
+
+/// The public methods that read, write and close.
+fn stream_methods() -> Vec<c::PyMethodDef> {
+    vec![
+        varargs!(
+            c"write",
+            surface::write,
+            c"write($self, /, data)\n--\n\nWrites bytes; never blocks, queues what does not leave."
+        ),
+        varargs!(
+            c"writelines",
+            surface::writelines,
+            c"writelines($self, /, list_of_data)\n--\n\nWrites an iterable of bytes."
+        ),
+        noargs!(
+            c"write_eof",
+            write::write_eof,
+            c"write_eof($self, /)\n--\n\nCloses the writing side once all is written."
+        ),
+        noargs!(
+            c"can_write_eof",
+            surface::can_write_eof,
+            c"can_write_eof($self, /)\n--\n\nTrue: the writing side can be closed alone."
+        ),
+        noargs!(
+            c"close",
+            stream::close,
+            c"close($self, /)\n--\n\nCloses once all is written; reads no more."
+        ),
+        noargs!(
+            c"abort",
+            stream::abort,
+            c"abort($self, /)\n--\n\nCloses now; what is not written yet is lost."
+        ),
+        noargs!(
+            c"pause_reading",
+            stream::pause_reading,
+            c"pause_reading($self, /)\n--\n\nDelivers no data until resumed."
+        ),
+        noargs!(
+            c"resume_reading",
+            stream::resume_reading,
+            c"resume_reading($self, /)\n--\n\nDelivers data again."
+        ),
+    ]
+}
+
+/// The public methods that ask and set.
+fn info_methods() -> Vec<c::PyMethodDef> {
+    vec![
+        noargs!(
+            c"is_closing",
+            surface::is_closing,
+            c"is_closing($self, /)\n--\n\nWhether the transport is closing or closed."
+        ),
+        noargs!(
+            c"is_reading",
+            surface::is_reading,
+            c"is_reading($self, /)\n--\n\nWhether data is being received."
+        ),
+        varargs!(
+            c"get_extra_info",
+            surface::get_extra_info,
+            c"get_extra_info($self, /, name, default=None)\n--\n\nWhat is known under a name."
+        ),
+        varargs!(
+            c"set_protocol",
+            surface::set_protocol,
+            c"set_protocol($self, /, protocol)\n--\n\nReplaces the protocol."
+        ),
+        noargs!(
+            c"get_protocol",
+            surface::get_protocol,
+            c"get_protocol($self, /)\n--\n\nThe protocol; None once the connection is lost."
+        ),
+        varargs!(
+            c"set_write_buffer_limits",
+            surface::set_write_buffer_limits,
+            c"set_write_buffer_limits($self, /, high=None, low=None)\n--\n\n\
+              Sets the sizes in bytes at which the protocol is paused and resumed."
+        ),
+        noargs!(
+            c"get_write_buffer_limits",
+            surface::get_write_buffer_limits,
+            c"get_write_buffer_limits($self, /)\n--\n\n(low, high), in bytes."
+        ),
+        noargs!(
+            c"get_write_buffer_size",
+            surface::get_write_buffer_size,
+            c"get_write_buffer_size($self, /)\n--\n\nBytes that wait to be sent."
         ),
     ]
 }

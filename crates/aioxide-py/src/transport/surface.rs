@@ -3,12 +3,11 @@
 //! Duty: bind arguments, ask the core or `stream` and `write`, build results. May touch: what they
 //! touch. Whoever asks for a size gets the truth: collected writes leave first.
 
-use pyo3_ffi as c;
+#![forbid(unsafe_code)]
 
 use super::base::fields;
 use super::{stream, write};
 use crate::ffi::call::{tuple, uint};
-use crate::ffi::class::{noargs, varargs};
 use crate::ffi::object::{boolean, none, none_ref};
 use crate::ffi::{Args, Obj, R, Raised, Ref, Signature, builtin};
 use crate::state::state;
@@ -54,7 +53,7 @@ const GET_EXTRA_INFO: Signature = Signature {
     required: 1,
 };
 
-fn get_extra_info(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+pub fn get_extra_info(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let [name, default] = args.bind::<2>(&GET_EXTRA_INFO)?;
     let name = name.unwrap_or(none());
     let this = fields(transport);
@@ -78,7 +77,7 @@ const SET_PROTOCOL: Signature = Signature {
     required: 1,
 };
 
-fn set_protocol(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+pub fn set_protocol(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
     fields(transport)
         .set_protocol(only(&args, &SET_PROTOCOL)?)
         .map(|()| none_ref())
@@ -94,13 +93,13 @@ pub fn is_closing(transport: Obj<'_>) -> R<Ref> {
     ))
 }
 
-fn is_reading(transport: Obj<'_>) -> R<Ref> {
+pub fn is_reading(transport: Obj<'_>) -> R<Ref> {
     Ok(boolean(
         fields(transport).with(|stream| stream.is_reading()),
     ))
 }
 
-fn can_write_eof(_transport: Obj<'_>) -> R<Ref> {
+pub fn can_write_eof(_transport: Obj<'_>) -> R<Ref> {
     Ok(boolean(true))
 }
 
@@ -111,7 +110,7 @@ const WRITE: Signature = Signature {
     required: 1,
 };
 
-fn write(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+pub fn write(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
     write::write(transport, only(&args, &WRITE)?)
 }
 
@@ -122,7 +121,7 @@ const WRITELINES: Signature = Signature {
     required: 1,
 };
 
-fn writelines(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+pub fn writelines(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
     write::writelines(transport, only(&args, &WRITELINES)?)
 }
 
@@ -138,13 +137,13 @@ fn only<'a>(args: &Args<'a>, signature: &Signature) -> R<Obj<'a>> {
 
 // ---- flow control -------------------------------------------------------------------------------
 
-fn get_write_buffer_size(transport: Obj<'_>) -> R<Ref> {
+pub fn get_write_buffer_size(transport: Obj<'_>) -> R<Ref> {
     let this = fields(transport);
     write::settle(transport, this)?;
     uint(this.with(|stream| stream.queue().size_bytes()) as u64)
 }
 
-fn get_write_buffer_limits(transport: Obj<'_>) -> R<Ref> {
+pub fn get_write_buffer_limits(transport: Obj<'_>) -> R<Ref> {
     let (low, high) = fields(transport).with(|stream| stream.limits());
     tuple(&[uint(low as u64)?.obj(), uint(high as u64)?.obj()])
 }
@@ -156,7 +155,7 @@ const LIMITS: Signature = Signature {
     required: 0,
 };
 
-fn set_write_buffer_limits(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+pub fn set_write_buffer_limits(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let this = fields(transport);
     let [high, low] = args
         .bind::<2>(&LIMITS)?
@@ -177,99 +176,4 @@ fn set_write_buffer_limits(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
         }
     };
     stream::run(transport, this, step, none()).map(|()| none_ref())
-}
-
-// ---- the table ----------------------------------------------------------------------------------
-
-/// The public methods that read, write and close.
-pub fn stream_methods() -> Vec<c::PyMethodDef> {
-    vec![
-        varargs!(
-            c"write",
-            write,
-            c"write($self, /, data)\n--\n\nWrites bytes; never blocks, queues what does not leave."
-        ),
-        varargs!(
-            c"writelines",
-            writelines,
-            c"writelines($self, /, list_of_data)\n--\n\nWrites an iterable of bytes."
-        ),
-        noargs!(
-            c"write_eof",
-            write::write_eof,
-            c"write_eof($self, /)\n--\n\nCloses the writing side once all is written."
-        ),
-        noargs!(
-            c"can_write_eof",
-            can_write_eof,
-            c"can_write_eof($self, /)\n--\n\nTrue: the writing side can be closed alone."
-        ),
-        noargs!(
-            c"close",
-            stream::close,
-            c"close($self, /)\n--\n\nCloses once all is written; reads no more."
-        ),
-        noargs!(
-            c"abort",
-            stream::abort,
-            c"abort($self, /)\n--\n\nCloses now; what is not written yet is lost."
-        ),
-        noargs!(
-            c"pause_reading",
-            stream::pause_reading,
-            c"pause_reading($self, /)\n--\n\nDelivers no data until resumed."
-        ),
-        noargs!(
-            c"resume_reading",
-            stream::resume_reading,
-            c"resume_reading($self, /)\n--\n\nDelivers data again."
-        ),
-    ]
-}
-
-/// The public methods that ask and set.
-pub fn info_methods() -> Vec<c::PyMethodDef> {
-    vec![
-        noargs!(
-            c"is_closing",
-            is_closing,
-            c"is_closing($self, /)\n--\n\nWhether the transport is closing or closed."
-        ),
-        noargs!(
-            c"is_reading",
-            is_reading,
-            c"is_reading($self, /)\n--\n\nWhether data is being received."
-        ),
-        varargs!(
-            c"get_extra_info",
-            get_extra_info,
-            c"get_extra_info($self, /, name, default=None)\n--\n\nWhat is known under a name."
-        ),
-        varargs!(
-            c"set_protocol",
-            set_protocol,
-            c"set_protocol($self, /, protocol)\n--\n\nReplaces the protocol."
-        ),
-        noargs!(
-            c"get_protocol",
-            get_protocol,
-            c"get_protocol($self, /)\n--\n\nThe protocol; None once the connection is lost."
-        ),
-        varargs!(
-            c"set_write_buffer_limits",
-            set_write_buffer_limits,
-            c"set_write_buffer_limits($self, /, high=None, low=None)\n--\n\n\
-              Sets the sizes in bytes at which the protocol is paused and resumed."
-        ),
-        noargs!(
-            c"get_write_buffer_limits",
-            get_write_buffer_limits,
-            c"get_write_buffer_limits($self, /)\n--\n\n(low, high), in bytes."
-        ),
-        noargs!(
-            c"get_write_buffer_size",
-            get_write_buffer_size,
-            c"get_write_buffer_size($self, /)\n--\n\nBytes that wait to be sent."
-        ),
-    ]
 }

@@ -1,0 +1,296 @@
+//! The Python face of `Handle` and `TimerHandle`.
+//!
+//! May touch: one handle's fields and memory. Invariant: both types keep their fields at one
+//! offset, behind the larger base.
+
+use std::ffi::c_int;
+use std::sync::atomic::Ordering;
+
+use pyo3_ffi as c;
+
+use super::{FIELDS_OFFSET, HandleFields, cancel, cancelled, fields, run};
+use crate::event_loop;
+use crate::ffi::call::{float, tuple_item, tuple_len};
+use crate::ffi::class::{Class, Visitor, attribute, bind_tuple, initializer, noargs};
+use crate::ffi::object::{boolean, none_ref};
+use crate::ffi::{Obj, PyObject, R, Raised, Ref, Signature, context, layout, trash};
+use crate::future::free_instance;
+use crate::state::{Asyncio, state};
+
+fn run_method(handle: Obj<'_>) -> R<Ref> {
+    run(handle).map(|()| none_ref())
+}
+
+fn get_context(handle: Obj<'_>) -> R<Ref> {
+    Ok(fields(handle).context.get_or_none())
+}
+
+fn get_callback(handle: Obj<'_>) -> R<Ref> {
+    Ok(fields(handle).callback.get_or_none())
+}
+
+fn get_args(handle: Obj<'_>) -> R<Ref> {
+    let this = fields(handle);
+    if this.callback.is_empty() {
+        Ok(none_ref())
+    } else {
+        this.args()
+    }
+}
+
+fn get_loop(handle: Obj<'_>) -> R<Ref> {
+    Ok(fields(handle).event_loop.get_or_none())
+}
+
+fn get_source_traceback(handle: Obj<'_>) -> R<Ref> {
+    Ok(fields(handle).source_traceback.get_or_none())
+}
+
+fn set_source_traceback(handle: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
+    let value = value.filter(|value| !value.is_none()).map(Obj::to_ref);
+    fields(handle).source_traceback.set(value);
+    Ok(())
+}
+
+fn get_repr(handle: Obj<'_>) -> R<Ref> {
+    Ok(fields(handle).repr.get_or_none())
+}
+
+fn get_scheduled(handle: Obj<'_>) -> R<Ref> {
+    Ok(boolean(fields(handle).scheduled.get()))
+}
+
+fn set_scheduled(handle: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
+    let Some(value) = value else {
+        return Err(Raised::type_error("cannot delete attribute"));
+    };
+    fields(handle).scheduled.set(value.is_true()?);
+    Ok(())
+}
+
+fn when(handle: Obj<'_>) -> R<Ref> {
+    let this = fields(handle);
+    this.when_given
+        .get()
+        .map_or_else(|| float(this.when.get()), Ok)
+}
+
+const INIT: Signature = Signature {
+    name: "Handle",
+    params: &["callback", "args", "loop", "context"],
+    positional: 4,
+    required: 3,
+};
+
+const TIMER_INIT: Signature = Signature {
+    name: "TimerHandle",
+    params: &["when", "callback", "args", "loop", "context"],
+    positional: 5,
+    required: 4,
+};
+
+fn init_from(handle: Obj<'_>, bound: &[Option<Ref>]) -> R<()> {
+    let [Some(callback), Some(args), Some(event_loop), run_context] = bound else {
+        return Err(Raised::type_error("a handle needs callback, args and loop"));
+    };
+    // SAFETY: alive; a new tuple or an error.
+    let args = unsafe { Ref::steal(c::PySequence_Tuple(args.ptr())) }?;
+    let run_context = match run_context {
+        Some(context) if !context.obj().is_none() => context.clone(),
+        _ => context::copy_current()?,
+    };
+    let this = fields(handle);
+    this.clear();
+    this.cancelled.set(false);
+    this.event_loop.set(Some(event_loop.clone()));
+    this.callback.set(Some(callback.clone()));
+    this.context.set(Some(run_context));
+    let items: Vec<Obj<'_>> = (0..tuple_len(args.obj()))
+        .map(|index| tuple_item(args.obj(), index))
+        .collect();
+    this.set_args(&items)?;
+    if event_loop::debug_of(event_loop.obj())? {
+        this.set_source_traceback(state().asyncio.extract_stack.obj().call0()?);
+    }
+    Ok(())
+}
+
+fn init(handle: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
+    init_from(handle, &bind_tuple::<4>(args, kwargs, &INIT)?)
+}
+
+fn init_timer(handle: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
+    let bound = bind_tuple::<5>(args, kwargs, &TIMER_INIT)?;
+    let [Some(when), rest @ ..] = &bound else {
+        return Err(Raised::type_error("a timer handle needs a time"));
+    };
+    let seconds = when.obj().to_f64()?;
+    init_from(handle, rest)?;
+    fields(handle).when.set(seconds);
+    fields(handle).keep_when(when.obj());
+    Ok(())
+}
+
+unsafe extern "C" fn traverse(
+    handle: *mut PyObject,
+    visit: c::visitproc,
+    arg: *mut std::ffi::c_void,
+) -> c_int {
+    // SAFETY: the collector passes a live instance.
+    let handle = unsafe { Obj::from_ptr(handle) };
+    let mut visitor = Visitor::new(visit, arg);
+    visitor.visit(handle.type_ptr().cast());
+    fields(handle).visit(&mut visitor);
+    visitor.status()
+}
+
+unsafe extern "C" fn clear(handle: *mut PyObject) -> c_int {
+    // SAFETY: the collector passes a live instance.
+    fields(unsafe { Obj::from_ptr(handle) }).clear();
+    0
+}
+
+unsafe extern "C" fn dealloc(handle: *mut PyObject) {
+    // SAFETY: the interpreter calls this once, for an instance without references.
+    unsafe { trash::bounded(handle, free) }
+}
+
+/// Takes an instance apart.
+///
+/// # Safety
+/// `handle` is an instance of ours without references.
+unsafe fn free(handle: *mut PyObject) {
+    // SAFETY: an instance of ours with no references left: ours to take apart.
+    unsafe {
+        let class = c::Py_TYPE(handle);
+        c::PyObject_GC_UnTrack(handle.cast());
+        c::PyObject_ClearWeakRefs(handle);
+        fields(Obj::from_ptr(handle)).clear();
+        free_instance(handle, class);
+    }
+}
+
+fn class(name: &'static std::ffi::CStr, size: usize) -> Class {
+    Class::new(name, size)
+        .flags(c::Py_TPFLAGS_BASETYPE)
+        .slot(c::Py_tp_traverse, traverse as *mut _)
+        .slot(c::Py_tp_clear, clear as *mut _)
+        .slot(c::Py_tp_dealloc, dealloc as *mut _)
+        .methods([
+            noargs!(
+                c"cancel",
+                cancel,
+                c"Cancels the callback; a second call does nothing."
+            ),
+            noargs!(c"cancelled", cancelled, c"Whether cancel() was called."),
+            noargs!(
+                c"get_context",
+                get_context,
+                c"The context that the callback runs in."
+            ),
+            noargs!(
+                c"_run",
+                run_method,
+                c"Runs the callback now, as the loop does."
+            ),
+        ])
+        .attributes([
+            attribute!(
+                c"_callback",
+                get_callback,
+                c"The callable, None once cancelled."
+            ),
+            attribute!(
+                c"_args",
+                get_args,
+                c"The arguments as a tuple, None once cancelled."
+            ),
+            attribute!(c"_cancelled", cancelled, c"Whether cancel() was called."),
+            attribute!(c"_loop", get_loop, c"The loop that runs the callback."),
+            attribute!(
+                c"_context",
+                get_context,
+                c"The context that the callback runs in."
+            ),
+            attribute!(
+                c"_repr",
+                get_repr,
+                c"The text kept by cancel() in debug mode."
+            ),
+            attribute!(
+                c"_source_traceback",
+                get_source_traceback,
+                set_source_traceback,
+                c"Where the handle was created, in debug mode."
+            ),
+        ])
+}
+
+/// Offset and size: behind the largest base, so that all types share one offset.
+fn offset_and_size(asyncio: &Asyncio) -> (usize, usize) {
+    let timer = layout::basic_size(asyncio.timer_handle_class.obj());
+    let safe = &asyncio.thread_safe_handle_class;
+    let safe = safe
+        .as_ref()
+        .map_or(0, |class| layout::basic_size(class.obj()));
+    let offset = timer.max(safe).next_multiple_of(8);
+    (offset, offset + size_of::<HandleFields>())
+}
+
+/// Creates `ThreadSafeHandle`, a subclass of `asyncio.events._ThreadSafeHandle`, where that exists.
+pub fn build_thread_safe_type(asyncio: &Asyncio) -> R<Option<Ref>> {
+    let Some(base) = &asyncio.thread_safe_handle_class else {
+        return Ok(None);
+    };
+    let (_, size) = offset_and_size(asyncio);
+    class(c"aioxide.ThreadSafeHandle", size)
+        .doc(c"A callback that any thread may cancel. Source: asyncio.events._ThreadSafeHandle.")
+        .slot(c::Py_tp_init, initializer!(init_thread_safe))
+        .build(Some(base.obj()))
+        .map(Some)
+}
+
+fn init_thread_safe(handle: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
+    init(handle, args, kwargs)?;
+    fields(handle)
+        .lock
+        .set(Some(state().asyncio.rlock.obj().call0()?));
+    Ok(())
+}
+
+/// Creates `Handle`, a subclass of `asyncio.Handle`.
+pub fn build_type(asyncio: &Asyncio) -> R<Ref> {
+    let (offset, size) = offset_and_size(asyncio);
+    FIELDS_OFFSET.store(offset, Ordering::Relaxed);
+    class(c"aioxide.Handle", size)
+        .doc(c"A callback scheduled on a loop. Source: asyncio.Handle.")
+        .slot(c::Py_tp_init, initializer!(init))
+        .build(Some(asyncio.handle_class.obj()))
+}
+
+/// Creates `TimerHandle`, a subclass of `asyncio.TimerHandle`.
+pub fn build_timer_type(asyncio: &Asyncio) -> R<Ref> {
+    let (_, size) = offset_and_size(asyncio);
+    class(c"aioxide.TimerHandle", size)
+        .doc(c"A callback scheduled for a time. Source: asyncio.TimerHandle.")
+        .slot(c::Py_tp_init, initializer!(init_timer))
+        .methods([noargs!(
+            c"when",
+            when,
+            c"The loop time, in seconds, at which it is due."
+        )])
+        .attributes([
+            attribute!(
+                c"_when",
+                when,
+                c"The loop time, in seconds, at which it is due."
+            ),
+            attribute!(
+                c"_scheduled",
+                get_scheduled,
+                set_scheduled,
+                c"Whether the loop's timers hold it."
+            ),
+        ])
+        .build(Some(asyncio.timer_handle_class.obj()))
+}
