@@ -107,7 +107,14 @@ class Program:
                 return await task
         elif kind == 9:
             self.spawn(self.leaf(chance.randrange(4)))
-        elif kind == 10:
+        else:
+            return await self.step_with_others(name, kind)
+        return None
+
+    async def step_with_others(self, name, kind):
+        """Do one thing that involves primitives, handles or several tasks."""
+        chance = self.chance
+        if kind == 10:
             return await asyncio.gather(
                 self.leaf(1), self.leaf(2), return_exceptions=chance.random() < 0.5
             )

@@ -243,7 +243,7 @@ pub fn build_thread_safe_type(asyncio: &Asyncio) -> R<Option<Ref>> {
         return Ok(None);
     };
     let (_, size) = offset_and_size(asyncio);
-    class(c"aioxide.ThreadSafeHandle", size)
+    class(c"aioxide._ThreadSafeHandle", size)
         .doc(c"A callback that any thread may cancel. Source: asyncio.events._ThreadSafeHandle.")
         .slot(c::Py_tp_init, initializer!(init_thread_safe))
         .build(Some(base.obj()))
