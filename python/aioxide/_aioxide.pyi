@@ -32,6 +32,7 @@ def _set_metaclass(meta: type, /) -> None: ...
 if sys.version_info < (3, 14):
     def _native_tasks() -> list[Task[Any]]: ...
 
+@disjoint_base
 class Handle(asyncio.Handle):
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Handle(asyncio.Handle):
     ) -> None: ...
     def get_context(self) -> Context: ...
 
+@disjoint_base
 class TimerHandle(asyncio.TimerHandle):
     def __init__(
         self,
