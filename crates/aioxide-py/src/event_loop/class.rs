@@ -46,6 +46,7 @@ impl LoopFields {
             turn_number: Cell::new(0),
             transports: crate::transport::PerLoop::default(),
             task_factory: Slot::empty(),
+            current_handle: Slot::empty(),
             thread_id: Cell::new(0),
             slow_callback_seconds: Cell::new(SLOW_CALLBACK_SECONDS),
             closed: Cell::new(false),
@@ -63,6 +64,7 @@ impl LoopFields {
             Entry::Io(..) => {}
         };
         visitor.slot(&self.task_factory);
+        visitor.slot(&self.current_handle);
         if let Ok(turn) = self.turn.try_borrow() {
             turn.ready.iter().for_each(|item| entry(visitor, item));
             turn.timers
@@ -223,6 +225,10 @@ fn set_stopping(event_loop: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
     let value = future::required(value)?.is_true()?;
     fields(event_loop).stopping.set(value);
     Ok(())
+}
+
+fn get_current_handle(event_loop: Obj<'_>) -> R<Ref> {
+    Ok(fields(event_loop).current_handle.get_or_none())
 }
 
 fn get_hold_tasks(event_loop: Obj<'_>) -> R<Ref> {
@@ -475,6 +481,11 @@ fn attributes() -> Vec<c::PyGetSetDef> {
             get_slow_callback,
             set_slow_callback,
             c"Seconds from which debug mode warns about a callback."
+        ),
+        attribute!(
+            c"_current_handle",
+            get_current_handle,
+            c"The handle that runs, in debug mode; else None."
         ),
         attribute!(
             c"_hold_tasks",

@@ -92,6 +92,8 @@ pub struct LoopFields {
     /// What the loop's transports share.
     transports: crate::transport::PerLoop,
     task_factory: Slot,
+    /// The handle that runs, in debug mode.
+    current_handle: Slot,
     /// `threading.get_ident()` of the running thread; 0 when the loop does not run.
     thread_id: Cell<u64>,
     slow_callback_seconds: Cell<f64>,

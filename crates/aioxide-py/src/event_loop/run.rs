@@ -233,7 +233,11 @@ impl LoopFields {
     #[cold]
     fn run_timed(&self, entry: Entry) -> R<()> {
         let begin = self.clock.now();
+        if let Entry::Call(handle) = &entry {
+            self.current_handle.set(Some(handle.clone()));
+        }
         let result = self.dispatch(&entry);
+        self.current_handle.clear();
         let seconds = self.clock.now() - begin;
         if result.is_err() || seconds < self.slow_callback_seconds.get() {
             return result;

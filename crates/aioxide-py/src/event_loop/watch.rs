@@ -12,6 +12,7 @@ use aioxide_core::backend::{Backend, Interest};
 use aioxide_core::slab::Token;
 
 use super::{LoopFields, OnReady, Registration, fields};
+use crate::ffi::args::unexpected_keyword;
 use crate::ffi::object::{boolean, none, none_ref};
 use crate::ffi::{Args, Obj, R, Raised, Ref, Signature};
 use crate::handle::{self, Callback};
@@ -294,6 +295,11 @@ fn add(event_loop: Obj<'_>, args: &Args<'_>, reads: bool, checked: bool) -> R<Re
             "{method}() missing required positional arguments"
         )));
     };
+    let ([context], unknown) = args.keyword(["context"])?;
+    if let Some((name, _)) = unknown.first() {
+        let method = if reads { "add_reader" } else { "add_writer" };
+        return Err(unexpected_keyword(method, *name));
+    }
     if checked {
         check_no_transport(event_loop, *file)?;
     }
@@ -302,7 +308,7 @@ fn add(event_loop: Obj<'_>, args: &Args<'_>, reads: bool, checked: bool) -> R<Re
     let callback = Callback {
         function: *function,
         args: rest,
-        context: None,
+        context,
     };
     let handle = this.new_handle(&callback, None)?;
     this.watch(fd, *file, handle.clone(), reads)?;
