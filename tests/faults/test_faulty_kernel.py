@@ -6,13 +6,11 @@ mean "try again" must change nothing; errors that end a connection end it as con
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from wire import stock_at
+from wire import compile_shim, stock_at
 
 SHIM = r"""
 #define _GNU_SOURCE
@@ -226,16 +224,7 @@ print("end")
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Compile the library that is put before libc's calls."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    folder = tmp_path_factory.mktemp("shim")
-    source, library = folder / "shim.c", folder / "shim.so"
-    source.write_text(SHIM)
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", str(source), "-o", str(library), "-ldl"], check=True
-    )
-    return str(library)
+    return compile_shim(SHIM, tmp_path_factory.mktemp("shim"))
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
+from wire import compile_shim
 
 # Fills the process's table, lets clients connect, then makes room again.
 PROGRAM = """
@@ -177,16 +176,7 @@ LIB.run(main())
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Compile the library that is put before libc's accept()."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    folder = tmp_path_factory.mktemp("shim")
-    source, library = folder / "shim.c", folder / "shim.so"
-    source.write_text(SHIM)
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", str(source), "-o", str(library), "-ldl"], check=True
-    )
-    return str(library)
+    return compile_shim(SHIM, tmp_path_factory.mktemp("shim"))
 
 
 @pytest.mark.parametrize(

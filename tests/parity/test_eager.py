@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import aioxide
+
 EAGER_START = sys.version_info >= (3, 14)
 HAS_EAGER = sys.version_info >= (3, 12)
 needs_eager = pytest.mark.skipif(not HAS_EAGER, reason="3.12 brought eager tasks")
@@ -406,3 +408,27 @@ def test_eager_start_option(lib):
         await task
 
     lib.run(main)
+
+
+def test_native_tasks_start_eagerly_on_every_python():
+    """What docs/semantics.md promises: `eager_start` also where asyncio does not have it yet."""
+
+    async def main():
+        loop, outer, seen = asyncio.get_running_loop(), asyncio.current_task(), []
+
+        async def child():
+            seen.append(asyncio.current_task().get_name())
+            await asyncio.sleep(0)
+            return "late"
+
+        async def quick():
+            return "at once"
+
+        task = loop.create_task(child(), name="child", eager_start=True)
+        assert seen == ["child"] and asyncio.current_task() is outer
+        assert task in asyncio.all_tasks()
+        done = loop.create_task(quick(), eager_start=True)
+        assert done.done() and done not in asyncio.all_tasks()
+        return await task, done.result()
+
+    assert aioxide.run(main()) == ("late", "at once")

@@ -21,12 +21,17 @@ import functools
 import inspect
 import itertools
 import os
+import pathlib
 import re
+import shutil
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+
+import pytest
 
 # A body that waits longer than this for an event waits for ever.
 WAIT_SECONDS_MAX = 30.0
@@ -345,3 +350,16 @@ def fill(transport: Any, chunk: bytes = bytes(1 << 16)) -> int:
         transport.write(chunk)
         written += len(chunk)
     return written
+
+
+def compile_shim(text: str, folder: pathlib.Path) -> str:
+    """Compile a C library for LD_PRELOAD into `folder` and return its path; skip without `cc`."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    source, library = folder / "shim.c", folder / "shim.so"
+    source.write_text(text)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", str(source), "-o", str(library), "-ldl"], check=True
+    )
+    return str(library)

@@ -154,7 +154,6 @@ pub fn init() -> R<()> {
     let quirks = Quirks::probe(&asyncio)?;
     let layout = Layout::probe(asyncio.future_class.obj(), asyncio.task_class.obj())?;
     let module = import(c"_asyncio")?;
-    let function = |name| module.obj().getattr_str(name);
     let tasks = import(c"asyncio.tasks")?;
     let types = Types {
         future: crate::future::build_type(&asyncio, layout.fields)?,
@@ -178,9 +177,9 @@ pub fn init() -> R<()> {
         swap_current_task: optional(module.obj(), c"_swap_current_task")?,
         current_tasks: optional(module.obj(), c"_current_tasks")?,
         #[cfg(Py_3_14)]
-        register_task: function(c"_register_task")?,
+        register_task: module.obj().getattr_str(c"_register_task")?,
         #[cfg(Py_3_14)]
-        unregister_task: function(c"_unregister_task")?,
+        unregister_task: module.obj().getattr_str(c"_unregister_task")?,
         #[cfg(not(Py_3_14))]
         all_tasks: crate::ffi::registry::Head::leak(),
         future_type: types.future.ptr().cast(),
@@ -189,8 +188,6 @@ pub fn init() -> R<()> {
         types,
         asyncio,
     };
-    #[cfg(not(Py_3_14))]
-    let _unused = function;
     STATE.store(Box::into_raw(Box::new(state)), Ordering::Relaxed);
     Ok(())
 }

@@ -463,7 +463,7 @@ fn already_done(task: Obj<'_>, exception: Option<&Ref>) -> Raised {
     }
 }
 
-/// Runs the first step now, inside whatever runs. *Source*: PEP-less; `Task(eager_start=True)`.
+/// Runs the first step now, inside whatever runs. *Source*: `asyncio.Task(eager_start=True)`.
 fn eager_start(task: Obj<'_>, this: &TaskFields) -> R<()> {
     let event_loop = future::loop_of(task)?;
     let previous = current::swap(event_loop.obj(), task)?;
