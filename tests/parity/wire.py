@@ -219,6 +219,10 @@ class Peer:
         """Send any amount."""
         await asyncio.get_running_loop().sock_sendall(self.sock, data)
 
+    async def some(self) -> bytes:
+        """Receive what comes next; nothing at the end."""
+        return await asyncio.get_running_loop().sock_recv(self.sock, 1 << 18)
+
     async def exactly(self, size: int) -> bytes:
         """Receive exactly so many bytes, or what came until the end."""
         loop, got = asyncio.get_running_loop(), bytearray()
