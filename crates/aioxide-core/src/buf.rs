@@ -1,12 +1,13 @@
 //! Buffers of a byte stream: where a read lands, and what waits to be written.
 //!
 //! Duty: [`ReceiveBuffer`] is the one landing place of reads, owned by a loop and lent to one
-//! transport at a time; [`WriteQueue`] keeps chunks in order until they are sent.
-//! May touch: `sys::recv`, for the landing place alone.
+//! transport at a time; [`WriteQueue`] keeps chunks in order until they are sent. Datagrams use
+//! both: theirs are chunks that leave whole.
+//! May touch: `sys::recv` and `sys::recv_from`, for the landing place alone.
 //!
 //! Invariants: the queue never drops a chunk: each one pushed is handed back exactly once, by
 //! [`WriteQueue::advance`] or [`WriteQueue::clear`], because a chunk may be a Python object and
-//! dropping one is the caller's business. No queued chunk is empty.
+//! dropping one is the caller's business. No queued chunk counts nothing.
 #![allow(
     unsafe_code,
     reason = "one view of initialised bytes as perhaps-uninitialised ones"
@@ -17,7 +18,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 
-use crate::backend::sys;
+use crate::backend::sys::{self, SocketAddress};
 
 /// Most bytes that one read may return (asyncio's `_SelectorTransport.max_size`).
 pub const READ_MAX_BYTES: usize = 256 * 1024;
@@ -51,12 +52,25 @@ impl ReceiveBuffer {
     /// As [`sys::recv`], `WouldBlock` among them.
     #[inline]
     pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<&[u8]> {
-        let room: *mut [u8] = &raw mut *self.bytes;
-        // SAFETY: the same bytes for the time of the call, during which `self` is borrowed; they
-        // are initialised, and `recv` only ever writes bytes that the kernel gave.
-        let room = unsafe { &mut *(room as *mut [MaybeUninit<u8>]) };
-        let len = sys::recv(fd, room)?;
+        let len = sys::recv(fd, self.room())?;
         Ok(&self.bytes[..len.min(self.bytes.len())])
+    }
+
+    /// Receives one datagram from `fd`, cut to [`READ_MAX_BYTES`], and its sender.
+    ///
+    /// # Errors
+    /// As [`sys::recv_from`], `WouldBlock` among them.
+    pub fn receive_from(&mut self, fd: BorrowedFd<'_>) -> io::Result<(&[u8], SocketAddress)> {
+        let (len, sender) = sys::recv_from(fd, self.room())?;
+        Ok((&self.bytes[..len.min(self.bytes.len())], sender))
+    }
+
+    /// The place as the system calls want it: they only ever write bytes that the kernel gave.
+    fn room(&mut self) -> &mut [MaybeUninit<u8>] {
+        let room: *mut [u8] = &raw mut *self.bytes;
+        // SAFETY: the same bytes, borrowed as long as `self`; they are initialised, and stay so
+        // because only this module sees the slice and hands it to calls that write.
+        unsafe { &mut *(room as *mut [MaybeUninit<u8>]) }
     }
 }
 
@@ -66,8 +80,10 @@ pub struct WriteQueue<C> {
     chunks: VecDeque<C>,
     /// Bytes of the first chunk that are sent already; less than its length.
     sent_bytes: usize,
-    /// Unsent bytes of all chunks.
+    /// Unsent bytes of all chunks, headers included.
     size_bytes: usize,
+    /// What each chunk counts beyond its bytes.
+    header_bytes: usize,
 }
 
 impl<C> Default for WriteQueue<C> {
@@ -76,12 +92,24 @@ impl<C> Default for WriteQueue<C> {
             chunks: VecDeque::new(),
             sent_bytes: 0,
             size_bytes: 0,
+            header_bytes: 0,
+        }
+    }
+}
+
+impl<C> WriteQueue<C> {
+    /// A queue of which each chunk counts `header_bytes` beyond its own: datagrams, which leave
+    /// whole, by [`WriteQueue::advance_chunks`].
+    pub fn with_header(header_bytes: usize) -> Self {
+        Self {
+            header_bytes,
+            ..Self::default()
         }
     }
 }
 
 impl<C: AsRef<[u8]>> WriteQueue<C> {
-    /// Unsent bytes.
+    /// Unsent bytes, and the header of each chunk.
     pub fn size_bytes(&self) -> usize {
         self.size_bytes
     }
@@ -98,7 +126,7 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
     /// drained. The same if `sent` is not zero and the queue is not empty, which would reorder
     /// bytes.
     pub fn push(&mut self, chunk: C, sent: usize) -> Result<(), C> {
-        let len = chunk.as_ref().len();
+        let len = chunk.as_ref().len() + self.header_bytes;
         if sent >= len || (sent > 0 && !self.chunks.is_empty()) {
             return Err(chunk);
         }
@@ -142,6 +170,18 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
             self.size_bytes -= unsent;
             self.sent_bytes = 0;
             spent.extend(self.chunks.pop_front());
+        }
+    }
+
+    /// Notes that the first `count` chunks left whole; they move to `spent`.
+    pub fn advance_chunks(&mut self, count: usize, spent: &mut impl Extend<C>) {
+        for _ in 0..count {
+            let Some(front) = self.chunks.pop_front() else {
+                return;
+            };
+            let len = front.as_ref().len() + self.header_bytes;
+            self.size_bytes -= len - std::mem::take(&mut self.sent_bytes);
+            spent.extend(Some(front));
         }
     }
 
@@ -203,6 +243,20 @@ mod tests {
         queue.advance(99, &mut spent);
         assert_eq!((queue.size_bytes(), spent.len()), (0, 1));
         queue.advance(1, &mut spent);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn datagrams_count_their_headers_and_leave_whole() {
+        let mut queue = WriteQueue::with_header(8);
+        assert_eq!(queue.push(b"".to_vec(), 0), Ok(()));
+        assert_eq!(queue.push(b"abc".to_vec(), 0), Ok(()));
+        assert_eq!(queue.size_bytes(), 19);
+        let mut spent = Vec::new();
+        queue.advance_chunks(1, &mut spent);
+        assert_eq!((queue.size_bytes(), spent.len()), (11, 1));
+        queue.advance_chunks(9, &mut spent);
+        assert_eq!((queue.size_bytes(), spent.len()), (0, 2));
         assert!(queue.is_empty());
     }
 

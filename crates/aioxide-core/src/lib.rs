@@ -6,6 +6,7 @@
 //! - [`timers`], [`ready`], [`inbox`]: what is due later, what runs next, what other threads send.
 //! - [`turn`]: one turn of the loop over these.
 //! - [`buf`], [`flow`], [`stream`]: a byte stream without io, and where its bytes wait.
+//! - [`datagram`]: the same for datagrams.
 //! - [`stats`], [`heartbeat`]: what other threads may read while the loop runs.
 //!
 //! Invariants: no Python anywhere; entries are generic, moved in and handed back, never dropped
@@ -16,6 +17,7 @@
 pub mod backend;
 pub mod buf;
 pub mod clock;
+pub mod datagram;
 pub mod flow;
 pub mod heartbeat;
 pub mod inbox;

@@ -90,6 +90,21 @@ impl<C> Default for Stream<C> {
     }
 }
 
+impl<C> Stream<C> {
+    /// A stream over a queue of another kind: see `datagram`.
+    pub(crate) fn with_queue(queue: WriteQueue<C>) -> Self {
+        Self {
+            queue,
+            ..Self::default()
+        }
+    }
+
+    /// The queue, for `datagram`, whose chunks leave whole.
+    pub(crate) fn queue_mut(&mut self) -> &mut WriteQueue<C> {
+        &mut self.queue
+    }
+}
+
 /// Getters.
 impl<C: AsRef<[u8]>> Stream<C> {
     /// Whether `close()` or `abort()` was called or the connection failed.

@@ -13,10 +13,15 @@ use std::time::Duration;
 
 use libc::{c_int, c_void};
 
+pub use self::datagram::{
+    DATAGRAM_MAX_BYTES, RECEIVE_BATCH_MAX, ReceiveBatch, SEND_BATCH_MAX, recv_from, send_batch,
+    send_to,
+};
 pub use self::socket::{
     Shutdown, SocketAddress, accept, local_address, peer_address, set_nodelay, shutdown, take_error,
 };
 
+mod datagram;
 mod socket;
 
 /// Buffers that one vectored send takes at most. *Source*: `IOV_MAX` of Linux.

@@ -18,6 +18,18 @@ pub struct SocketAddress {
 }
 
 impl SocketAddress {
+    /// An address of which the first `len` bytes count; a longer length says that it was cut.
+    pub(super) fn new(storage: sockaddr_storage, len: usize) -> Self {
+        let len = len.min(size_of::<sockaddr_storage>());
+        Self { storage, len }
+    }
+
+    /// Where the kernel finds the address, and its length.
+    pub(super) fn as_raw(&self) -> (*const sockaddr, socklen_t) {
+        let start = (&raw const self.storage).cast::<sockaddr>();
+        (start, self.len as socklen_t)
+    }
+
     /// The address's bytes in the kernel's layout, `sa_family` first; empty for a peer that has
     /// none. A Unix path is as long as the kernel says: it may be abstract, or lack its final zero.
     #[must_use]
@@ -36,7 +48,7 @@ impl SocketAddress {
     }
 
     /// Lets `call` write an address, and takes what else it returns.
-    fn fill<T>(
+    pub(super) fn fill<T>(
         call: impl FnOnce(*mut sockaddr, *mut socklen_t) -> io::Result<T>,
     ) -> io::Result<(Self, T)> {
         // SAFETY: a sockaddr_storage of zeros is a valid one of family AF_UNSPEC.
@@ -44,9 +56,7 @@ impl SocketAddress {
         let room = size_of::<sockaddr_storage>();
         let mut len = room as socklen_t;
         let result = call((&raw mut storage).cast::<sockaddr>(), &raw mut len)?;
-        // A longer length says that the kernel had more to tell than fits: it was cut.
-        let len = (len as usize).min(room);
-        Ok((Self { storage, len }, result))
+        Ok((Self::new(storage, len as usize), result))
     }
 }
 

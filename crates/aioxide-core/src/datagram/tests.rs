@@ -1,0 +1,150 @@
+//! Tests of the datagram transport: named rules, then every rule at once against a naive model.
+#![forbid(unsafe_code)]
+
+use super::driver::{Driver, agree};
+use super::model::{BAD_LEN, Call, HEADER_BYTES, Kernel, Op, Seen};
+use super::*;
+use proptest::prelude::*;
+
+fn call() -> impl Strategy<Value = Call> {
+    prop_oneof![
+        10 => (0usize..40).prop_map(Call::Send),
+        1 => Just(Call::Close),
+        1 => Just(Call::Abort),
+        1 => (-1i64..90, -1i64..60).prop_map(|(high, low)| Call::Limits(high, low)),
+        1 => Just(Call::PauseReading),
+        1 => Just(Call::ResumeReading),
+        1 => Just(Call::Size),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => call().prop_map(Op::Call),
+        4 => (0usize..120).prop_map(|freed| Op::EndTurn { freed }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn datagrams_agree_with_the_model(
+        ops in prop::collection::vec(op(), 0..60),
+        reactions in prop::collection::vec(call(), 0..6),
+        free in 0usize..150,
+        has_remote in any::<bool>(),
+    ) {
+        agree(&ops, &reactions, free, has_remote);
+    }
+}
+
+fn idle(free: usize, has_remote: bool) -> Driver {
+    let kernel = Kernel {
+        free,
+        out: Vec::new(),
+    };
+    Driver::new(kernel, has_remote, Vec::new())
+}
+
+fn lens(driver: &Driver) -> Vec<usize> {
+    driver.kernel.out.iter().map(Vec::len).collect()
+}
+
+#[test]
+fn first_of_a_turn_leaves_at_once_and_the_rest_together() {
+    let mut driver = idle(1000, true);
+    for len in [3, 0, 5, 4] {
+        driver.call(Call::Send(len));
+    }
+    assert_eq!((lens(&driver), driver.flushes), (vec![3], 1));
+    driver.apply(&Op::EndTurn { freed: 0 });
+    assert_eq!(lens(&driver), [3, 0, 5, 4]);
+    assert!(!driver.stream.wants_write());
+}
+
+#[test]
+fn a_failed_one_loses_itself_only() {
+    let mut driver = idle(1000, true);
+    for len in [1, BAD_LEN, 2, BAD_LEN, 3] {
+        driver.call(Call::Send(len));
+    }
+    driver.apply(&Op::EndTurn { freed: 0 });
+    assert_eq!(lens(&driver), [1, 2, 3]);
+    assert_eq!(driver.seen, [Seen::Error, Seen::Error]);
+    assert!(!driver.stream.is_closing());
+}
+
+#[test]
+fn a_failed_one_that_waited_leaves_the_rest_to_the_next_readiness() {
+    let mut driver = idle(0, true);
+    for len in [BAD_LEN - 1, BAD_LEN, 2] {
+        driver.call(Call::Send(len));
+    }
+    driver.apply(&Op::EndTurn { freed: 100 });
+    assert_eq!(lens(&driver), [BAD_LEN - 1]);
+    assert!(driver.stream.wants_write());
+    driver.apply(&Op::EndTurn { freed: 0 });
+    assert_eq!(lens(&driver), [BAD_LEN - 1, 2]);
+    assert!(!driver.stream.wants_write());
+}
+
+#[test]
+fn nothing_waits_behind_a_failure_that_was_the_last() {
+    let mut driver = idle(0, true);
+    driver.call(Call::Send(BAD_LEN - 1));
+    driver.call(Call::Send(BAD_LEN));
+    driver.apply(&Op::EndTurn { freed: 100 });
+    driver.call(Call::Send(1));
+    driver.call(Call::Send(2));
+    assert_eq!(lens(&driver), [BAD_LEN - 1, 1, 2]);
+}
+
+#[test]
+fn closing_after_a_last_failure_still_ends() {
+    let mut driver = idle(0, true);
+    driver.call(Call::Send(BAD_LEN - 1));
+    driver.call(Call::Send(BAD_LEN));
+    driver.call(Call::Close);
+    driver.apply(&Op::EndTurn { freed: 100 });
+    assert_eq!(driver.seen, [Seen::Error]);
+    driver.apply(&Op::EndTurn { freed: 0 });
+    assert_eq!(driver.seen, [Seen::Error, Seen::LostNow]);
+}
+
+#[test]
+fn headers_count() {
+    let mut driver = idle(0, true);
+    driver.call(Call::Send(0));
+    driver.call(Call::Send(1));
+    assert_eq!(driver.stream.queue().size_bytes(), 2 * HEADER_BYTES + 1);
+}
+
+#[test]
+fn ignored_writes_count_only_with_a_remote_address() {
+    let mut driver = idle(1000, true);
+    driver.call(Call::Abort);
+    for _ in 0..6 {
+        driver.call(Call::Send(1));
+    }
+    assert_eq!(driver.seen, [Seen::LostSoon, Seen::Warn, Seen::Warn]);
+    let mut driver = idle(12, false);
+    driver.call(Call::Close);
+    for _ in 0..6 {
+        driver.call(Call::Send(1));
+    }
+    assert_eq!(driver.seen, [Seen::LostSoon]);
+    // Sent while there was room; what would have blocked is not kept.
+    assert_eq!(lens(&driver), [1; 6]);
+    driver.call(Call::Send(1));
+    assert!(driver.stream.queue().is_empty());
+}
+
+#[test]
+fn nothing_is_deferred_outside_a_turn() {
+    let mut stream: Stream<Vec<u8>> = Stream::of_datagrams(HEADER_BYTES);
+    for _ in 0..3 {
+        assert_eq!(stream.handle_sendto(true, None), WritePlan::SendNow);
+        stream.handle_sent_at_once(None);
+    }
+    let mut step = stream.handle_datagram_unsent(Vec::new()).expect("open");
+    assert_eq!(stream.poll_action(&mut step), Some(Action::Interest));
+}
