@@ -1,10 +1,11 @@
 //! Fuzz target: the byte stream against asyncio's transport told plainly.
 //!
-//! Input: two bytes for the kernel's room, one for the number of reactions, then three bytes per
-//! reaction and per operation. Panics where stream and model disagree.
+//! Input: two bytes for the kernel's room (the highest bit makes it a pipe), one for the number of
+//! reactions, then three bytes per reaction and per operation. Panics where stream and model
+//! disagree.
 #![no_main]
 
-use aioxide_core::stream::{Action, Step, Stream, WritePlan};
+use aioxide_core::stream::{Action, Rules, Step, Stream, WritePlan};
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../crates/aioxide-core/src/stream/driver.rs"]
@@ -54,5 +55,9 @@ fuzz_target!(|data: &[u8]| {
     let (reactions, ops) = triples.split_at((usize::from(reactions) % 8).min(triples.len()));
     let reactions: Vec<Call> = reactions.iter().copied().map(call).collect();
     let ops: Vec<Op> = ops.iter().take(OPS_MAX).copied().map(op).collect();
-    agree(&ops, &reactions, free);
+    let rules = match high {
+        128.. => Rules::WritePipe,
+        _ => Rules::Socket,
+    };
+    agree(rules, &ops, &reactions, free);
 });

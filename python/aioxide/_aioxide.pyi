@@ -187,3 +187,26 @@ class StreamTransport(asyncio.Transport):
         *,
         context: Context | None = None,
     ) -> None: ...
+
+@final
+class ReadPipeTransport(asyncio.ReadTransport):
+    max_size: int
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[Any] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None: ...
+
+@final
+class WritePipeTransport(asyncio.Transport):
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[Any] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None: ...

@@ -15,6 +15,7 @@ from .connect import Connect
 from .dns import Dns
 from .errors import Errors
 from .executor import Executor
+from .pipes import Pipes
 from .running import Running
 from .serve import Serve
 from .signals import Signals
@@ -33,6 +34,7 @@ class Loop(
     Connect,
     Serve,
     Tls,
+    Pipes,
     Stock,
     _aioxide.Loop,
     asyncio.AbstractEventLoop,

@@ -1,4 +1,4 @@
-"""What still is asyncio's own: datagrams, pipes, subprocesses and sendfile.
+"""What still is asyncio's own: datagrams, subprocesses and sendfile.
 
 Their transports are the standard library's, working on this loop's `_add_reader` and
 `_add_writer`; their endpoints are the standard library's functions, so they follow the running
@@ -126,7 +126,7 @@ class _Feeding(asyncio.Protocol):
 
 
 class Stock(Room):
-    """Datagrams, pipes, subprocesses, sendfile. *Source*: `asyncio.base_events`,
+    """Datagrams, subprocesses, sendfile. *Source*: `asyncio.base_events`,
     `asyncio.selector_events`, `asyncio.unix_events`.
     """
 
@@ -136,16 +136,12 @@ class Stock(Room):
 
     if TYPE_CHECKING:
         create_datagram_endpoint: Any
-        connect_read_pipe: Any
-        connect_write_pipe: Any
         subprocess_shell: Any
         subprocess_exec: Any
         sock_sendfile: Any
         sendfile: Any
     else:
         create_datagram_endpoint = _base.create_datagram_endpoint
-        connect_read_pipe = _base.connect_read_pipe
-        connect_write_pipe = _base.connect_write_pipe
         subprocess_shell = _base.subprocess_shell
         subprocess_exec = _base.subprocess_exec
         sock_sendfile = _base.sock_sendfile
@@ -206,30 +202,6 @@ class Stock(Room):
         self._ensure_fd_no_transport(sock)
         transport: asyncio.DatagramTransport = _selector._SelectorDatagramTransport(
             self, sock, protocol, address, waiter, extra
-        )
-        return transport
-
-    def _make_read_pipe_transport(
-        self,
-        pipe: Any,
-        protocol: asyncio.BaseProtocol,
-        waiter: asyncio.Future[None] | None = None,
-        extra: dict[str, Any] | None = None,
-    ) -> asyncio.ReadTransport:
-        transport: asyncio.ReadTransport = _modules._UnixReadPipeTransport(
-            self, pipe, protocol, waiter, extra
-        )
-        return transport
-
-    def _make_write_pipe_transport(
-        self,
-        pipe: Any,
-        protocol: asyncio.BaseProtocol,
-        waiter: asyncio.Future[None] | None = None,
-        extra: dict[str, Any] | None = None,
-    ) -> asyncio.WriteTransport:
-        transport: asyncio.WriteTransport = _modules._UnixWritePipeTransport(
-            self, pipe, protocol, waiter, extra
         )
         return transport
 

@@ -3,7 +3,7 @@
 //! Duty: [`ReceiveBuffer`] is the one landing place of reads, owned by a loop and lent to one
 //! transport at a time; [`WriteQueue`] keeps chunks in order until they are sent. Datagrams use
 //! both: theirs are chunks that leave whole.
-//! May touch: `sys::recv` and `sys::recv_from`, for the landing place alone.
+//! May touch: `sys::recv`, `sys::read` and `sys::recv_from`, for the landing place alone.
 //!
 //! Invariants: the queue never drops a chunk: each one pushed is handed back exactly once, by
 //! [`WriteQueue::advance`] or [`WriteQueue::clear`], because a chunk may be a Python object and
@@ -53,6 +53,16 @@ impl ReceiveBuffer {
     #[inline]
     pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<&[u8]> {
         let len = sys::recv(fd, self.room())?;
+        Ok(&self.bytes[..len.min(self.bytes.len())])
+    }
+
+    /// The same for a descriptor that need not be a socket.
+    ///
+    /// # Errors
+    /// As [`sys::read`], `WouldBlock` among them.
+    #[inline]
+    pub fn read(&mut self, fd: BorrowedFd<'_>) -> io::Result<&[u8]> {
+        let len = sys::read(fd, self.room())?;
         Ok(&self.bytes[..len.min(self.bytes.len())])
     }
 

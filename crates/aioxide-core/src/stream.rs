@@ -19,13 +19,16 @@
 //! Invariants:
 //! 1. A queued byte has a way out: the queue is non-empty only while write interest is set, a flush
 //!    is due, or an [`Action::Send`] is being carried out.
-//! 2. `conn_lost > 0` implies closing, an empty queue and no interest; `connection_lost` is asked
-//!    for (scheduled or at once) exactly once.
+//! 2. A lost stream is closing, has an empty queue and no interest; `connection_lost` is asked for
+//!    (scheduled or at once) exactly once.
 //! 3. Bytes leave in the order of their writes, and an idle stream's write leaves at once. Later
 //!    writes of the same turn wait for its end and leave together, but never longer than anybody
 //!    could see: whoever asks for the size, closes, or passes high water flushes first.
 //!
-//! *Source*: asyncio `selector_events._SelectorSocketTransport` of 3.14.
+//! Pipes differ in details, which [`Rules`] name: closing, end of stream, ignored writes.
+//!
+//! *Source*: asyncio `selector_events._SelectorSocketTransport`,
+//! `unix_events._UnixReadPipeTransport` and `unix_events._UnixWritePipeTransport` of 3.14.
 #![forbid(unsafe_code)]
 
 use crate::buf::WriteQueue;
@@ -35,12 +38,13 @@ use crate::flow::{Flow, LimitsError};
 mod driver;
 #[cfg(test)]
 mod model;
+mod poll;
 mod step;
 #[cfg(test)]
 mod tests;
 
 use step::Phase;
-pub use step::{Action, Step, WritePlan};
+pub use step::{Action, Rules, Step, WritePlan};
 
 /// Writes to a lost connection that are ignored in silence; later ones earn a warning.
 ///
@@ -53,6 +57,7 @@ pub const LOST_WRITES_SILENT: u32 = 5;
 /// one, when they are sent or given up; the caller drops them after its borrow has ended.
 #[derive(Debug)]
 pub struct Stream<C> {
+    rules: Rules,
     queue: WriteQueue<C>,
     flow: Flow,
     /// `pause_reading()` is in force.
@@ -66,7 +71,9 @@ pub struct Stream<C> {
     want_write: bool,
     /// A flush at the end of the turn was asked for and is still due.
     flush_due: bool,
-    /// Zero while connected; then one, plus one for each write ignored since.
+    /// `connection_lost` was asked for.
+    lost: bool,
+    /// See [`Stream::conn_lost`].
     conn_lost: u32,
     /// Turn in which an idle write last left at once.
     sent_turn: Option<u64>,
@@ -75,6 +82,7 @@ pub struct Stream<C> {
 impl<C> Default for Stream<C> {
     fn default() -> Self {
         Self {
+            rules: Rules::default(),
             queue: WriteQueue::default(),
             flow: Flow::default(),
             paused: false,
@@ -84,6 +92,7 @@ impl<C> Default for Stream<C> {
             want_read: false,
             want_write: false,
             flush_due: false,
+            lost: false,
             conn_lost: 0,
             sent_turn: None,
         }
@@ -91,6 +100,14 @@ impl<C> Default for Stream<C> {
 }
 
 impl<C> Stream<C> {
+    /// A stream that nothing has happened to.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            ..Self::default()
+        }
+    }
+
     /// A stream over a queue of another kind: see `datagram`.
     pub(crate) fn with_queue(queue: WriteQueue<C>) -> Self {
         Self {
@@ -132,7 +149,8 @@ impl<C: AsRef<[u8]>> Stream<C> {
         self.flow.is_paused()
     }
 
-    /// Zero while connected; then one, plus one for each write ignored since.
+    /// Zero while connected; then one, plus one for each write ignored since. A pipe counts only
+    /// its failed and ignored writes.
     pub fn conn_lost(&self) -> u32 {
         self.conn_lost
     }
@@ -165,9 +183,14 @@ impl<C: AsRef<[u8]>> Stream<C> {
 
 /// Reading, closing and failing.
 impl<C: AsRef<[u8]>> Stream<C> {
-    /// The protocol's `connection_made()` was called: starts reading unless paused or closing.
+    /// The protocol's `connection_made()` was called: starts reading unless paused or closing. What
+    /// a write pipe reads is the end of its reader, also while it closes.
     pub fn handle_start(&mut self) -> Step {
-        self.want(self.is_reading(), self.want_write)
+        let reads = match self.rules {
+            Rules::WritePipe => !self.lost,
+            Rules::Socket | Rules::ReadPipe => self.is_reading(),
+        };
+        self.want(reads, self.want_write)
     }
 
     /// `pause_reading()`: `None` if there was nothing to pause.
@@ -195,7 +218,7 @@ impl<C: AsRef<[u8]>> Stream<C> {
     /// False for an event that was under way when reading stopped.
     #[must_use]
     pub fn handle_readable(&self) -> bool {
-        self.want_read && self.conn_lost == 0
+        self.want_read && !self.lost
     }
 
     /// `eof_received()` answered: a true answer keeps the writing side open, a false one closes.
@@ -218,12 +241,13 @@ impl<C: AsRef<[u8]>> Stream<C> {
         if self.queue.is_empty() {
             return self.lose();
         }
-        self.want(false, self.want_write)
+        let reads = self.want_read && self.rules == Rules::WritePipe;
+        self.want(reads, self.want_write)
     }
 
     /// `abort()`, or an error that ends the connection: gives up unsent bytes.
     pub fn handle_fatal(&mut self, spent: &mut impl Extend<C>) -> Step {
-        if self.conn_lost > 0 {
+        if self.lost {
             return Step::default();
         }
         self.queue.clear(spent);
@@ -234,9 +258,14 @@ impl<C: AsRef<[u8]>> Stream<C> {
 
     /// Counts the connection as lost and ends all interest.
     fn lose(&mut self) -> Step {
-        self.conn_lost += 1;
+        self.count_lost();
         let step = self.want(false, false);
         Step { lost: true, ..step }
+    }
+
+    fn count_lost(&mut self) {
+        self.lost = true;
+        self.conn_lost += u32::from(self.rules == Rules::Socket);
     }
 
     fn want(&mut self, read: bool, write: bool) -> Step {
@@ -261,7 +290,7 @@ impl<C: AsRef<[u8]>> Stream<C> {
         if len == 0 {
             return WritePlan::Nothing;
         }
-        if self.conn_lost > 0 {
+        if self.refuses() {
             return self.count_lost_write();
         }
         let deferred = turn.is_some() && self.sent_turn == turn;
@@ -279,10 +308,15 @@ impl<C: AsRef<[u8]>> Stream<C> {
         if self.eof {
             return WritePlan::AfterEof;
         }
-        if self.conn_lost > 0 {
+        if self.refuses() {
             return self.count_lost_write();
         }
         WritePlan::Queue
+    }
+
+    /// Whether writes are ignored. A socket takes them until its queue has left.
+    fn refuses(&self) -> bool {
+        self.lost || (self.closing && self.rules != Rules::Socket)
     }
 
     fn count_lost_write(&mut self) -> WritePlan {
@@ -341,13 +375,13 @@ impl<C: AsRef<[u8]>> Stream<C> {
     /// The descriptor is writable: whether to send the queue now.
     #[must_use]
     pub fn handle_writable(&self) -> bool {
-        self.want_write && self.conn_lost == 0 && !self.queue.is_empty()
+        self.want_write && !self.lost && !self.queue.is_empty()
     }
 
     /// The turn ends, or somebody is about to look: whether to send the queue now.
     #[must_use]
     pub fn handle_flush(&mut self) -> bool {
-        std::mem::take(&mut self.flush_due) && self.conn_lost == 0 && !self.queue.is_empty()
+        std::mem::take(&mut self.flush_due) && !self.lost && !self.queue.is_empty()
     }
 
     /// A send took the first `len` unsent bytes.
@@ -364,17 +398,22 @@ impl<C: AsRef<[u8]>> Stream<C> {
     }
 
     /// A send of queued bytes failed: gives them up. Report the error and call
-    /// [`Stream::handle_fatal`] when the step is done.
+    /// [`Stream::handle_fatal`] when the step is done. A pipe calls this for any failed write.
     pub fn handle_send_failed(&mut self, spent: &mut impl Extend<C>) -> Step {
         self.flush_due = false;
+        self.conn_lost += u32::from(self.rules != Rules::Socket);
         self.queue.clear(spent);
         self.want(self.want_read, false)
     }
 
-    /// `write_eof()`: shuts the writing side down once the queue is empty.
+    /// `write_eof()`: shuts the writing side down once the queue is empty; a pipe has no other side
+    /// and closes.
     ///
     /// Flush first if [`Stream::is_flush_due`].
     pub fn handle_write_eof(&mut self) -> Step {
+        if self.rules != Rules::Socket {
+            return self.handle_close();
+        }
         if self.closing || self.eof {
             return Step::default();
         }
@@ -402,88 +441,5 @@ impl<C: AsRef<[u8]>> Stream<C> {
     /// From now on (or no longer) the empty queue is announced by [`Action::Emptied`].
     pub fn watch_empty(&mut self, watch: bool) {
         self.watched = watch;
-    }
-}
-
-/// The way out.
-impl<C: AsRef<[u8]>> Stream<C> {
-    /// The next action of `step`, or `None` when it is done.
-    pub fn poll_action(&mut self, step: &mut Step) -> Option<Action> {
-        if std::mem::take(&mut step.interest) {
-            return Some(Action::Interest);
-        }
-        if std::mem::take(&mut step.lost) {
-            return Some(Action::ScheduleLost);
-        }
-        while step.phase != Phase::Done {
-            let (phase, action) = self.advance(step.phase);
-            step.phase = phase;
-            if action.is_some() {
-                return action;
-            }
-        }
-        None
-    }
-
-    /// One test of a step: the phase after it, and the action it calls for.
-    fn advance(&mut self, phase: Phase) -> (Phase, Option<Action>) {
-        match phase {
-            Phase::Done => (Phase::Done, None),
-            Phase::Queued => self.advance_queued(),
-            Phase::Grown => {
-                let size = self.queue.size_bytes();
-                if self.flush_due && self.flow.is_over(size) {
-                    return (Phase::Done, Some(Action::Send));
-                }
-                let pause = self.flow.should_pause(size);
-                (Phase::Done, pause.then_some(Action::PauseProtocol))
-            }
-            Phase::Sent => {
-                let resume = self.flow.should_resume(self.queue.size_bytes());
-                (Phase::Drained, resume.then_some(Action::ResumeProtocol))
-            }
-            Phase::Drained => self.advance_drained(),
-            Phase::Empty => self.advance_empty(),
-            Phase::Flush => (Phase::Done, Some(Action::Send)),
-            Phase::Shutdown => (Phase::Done, Some(Action::ShutdownWrite)),
-        }
-    }
-
-    fn advance_queued(&mut self) -> (Phase, Option<Action>) {
-        if self.want_write || self.flush_due {
-            return (Phase::Grown, None);
-        }
-        self.flush_due = true;
-        if self.flow.is_over(self.queue.size_bytes()) {
-            return (Phase::Done, Some(Action::Send));
-        }
-        (Phase::Done, Some(Action::FlushLater))
-    }
-
-    /// After a send and a possible `resume_writing()`, which may have written, closed or aborted.
-    fn advance_drained(&mut self) -> (Phase, Option<Action>) {
-        if self.queue.is_empty() {
-            let changed = std::mem::take(&mut self.want_write);
-            return (Phase::Empty, changed.then_some(Action::Interest));
-        }
-        if self.flush_due {
-            return (Phase::Done, None);
-        }
-        let armed = std::mem::replace(&mut self.want_write, true);
-        (Phase::Grown, (!armed).then_some(Action::Interest))
-    }
-
-    fn advance_empty(&mut self) -> (Phase, Option<Action>) {
-        if std::mem::take(&mut self.watched) {
-            return (Phase::Empty, Some(Action::Emptied));
-        }
-        if self.conn_lost > 0 {
-            return (Phase::Done, None);
-        }
-        if self.closing {
-            self.conn_lost += 1;
-            return (Phase::Done, Some(Action::LoseNow));
-        }
-        (Phase::Done, self.eof.then_some(Action::ShutdownWrite))
     }
 }

@@ -36,13 +36,13 @@ macro_rules! names {
 
 names! {
     __dict__, _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost, _detach,
-    _ensure_fd_no_transport, _loop, _sslcontext, _start_reading, acquire, add_done_callback,
-    buffer_updated, call_exception_handler, call_soon, cancel, close, connection_lost,
-    connection_made, context, data_received, detach, done, eof_received, exception, fileno,
-    future, get_buffer, get_debug, get_loop, getpeername, getsockname, handle, is_running,
-    message, pause_writing, peername, protocol, release, result, resume_writing, run,
-    set_exception, set_name, set_result, socket, sockname, source_traceback, task, throw, time,
-    transport, value, warning,
+    _ensure_fd_no_transport, _loop, _read_ready, _sslcontext, _start_reading, _write_ready, acquire,
+    add_done_callback, buffer, buffer_updated, call_exception_handler, call_soon, cancel, close,
+    connection_lost, connection_made, context, data_received, detach, done, eof_received, errno,
+    exception, fileno, future, get_buffer, get_debug, get_loop, getpeername, getsockname, handle,
+    is_running, message, pause_writing, peername, pipe, protocol, raw, release, result,
+    resume_writing, run, set_exception, set_name, set_result, socket, sockname, source_traceback,
+    task, throw, time, transport, value, warning,
 }
 
 /// asyncio's own objects that the hot types call.
@@ -77,6 +77,9 @@ pub struct Asyncio {
     pub future_class: Ref,
     pub task_class: Ref,
     pub socket_class: Ref,
+    /// `io.FileIO`, which owns the descriptor of a file or pipe.
+    pub file_class: Ref,
+    pub read_transport_class: Ref,
 }
 
 /// Behaviour that differs between Python versions, read off the running interpreter.
@@ -101,6 +104,8 @@ pub struct Types {
     pub thread_safe_handle: Option<Ref>,
     pub event_loop: Ref,
     pub stream_transport: Ref,
+    pub read_pipe_transport: Ref,
+    pub write_pipe_transport: Ref,
 }
 
 /// Everything, under one pointer.
@@ -164,6 +169,8 @@ pub fn init() -> R<()> {
         thread_safe_handle: crate::handle::build_thread_safe_type(&asyncio)?,
         event_loop: crate::event_loop::build_type()?,
         stream_transport: crate::transport::build_type(&asyncio)?,
+        read_pipe_transport: crate::transport::build_read_pipe_type(&asyncio)?,
+        write_pipe_transport: crate::transport::build_write_pipe_type(&asyncio)?,
     };
     let (context, debug) = (interned(c"context")?, interned(c"debug")?);
     let state = State {
@@ -241,6 +248,8 @@ impl Asyncio {
             future_class: native.obj().getattr_str(c"Future")?,
             task_class: native.obj().getattr_str(c"Task")?,
             socket_class: get(c"socket", c"socket")?,
+            file_class: get(c"io", c"FileIO")?,
+            read_transport_class: get(c"asyncio.transports", c"ReadTransport")?,
         })
     }
 }

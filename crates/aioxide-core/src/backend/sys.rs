@@ -17,11 +17,13 @@ pub use self::datagram::{
     DATAGRAM_MAX_BYTES, RECEIVE_BATCH_MAX, ReceiveBatch, SEND_BATCH_MAX, recv_from, send_batch,
     send_to,
 };
+pub use self::file::{FileKind, file_kind, set_nonblocking};
 pub use self::socket::{
     Shutdown, SocketAddress, accept, local_address, peer_address, set_nodelay, shutdown, take_error,
 };
 
 mod datagram;
+mod file;
 mod socket;
 
 /// Buffers that one vectored send takes at most. *Source*: `IOV_MAX` of Linux.

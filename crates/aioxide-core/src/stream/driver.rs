@@ -4,11 +4,12 @@
 #![forbid(unsafe_code)]
 
 use super::model::{Call, Kernel, Model, Op, Seen, Sent, data};
-use super::{Action, Step, Stream, WritePlan};
+use super::{Action, Rules, Step, Stream, WritePlan};
 
 /// The stream under test with the least caller that obeys its contract.
 #[derive(Default)]
 pub(super) struct Driver {
+    pub(super) rules: Rules,
     pub(super) stream: Stream<Vec<u8>>,
     pub(super) kernel: Kernel,
     pub(super) seen: Vec<Seen>,
@@ -69,7 +70,8 @@ impl Driver {
     }
 
     fn write(&mut self, chunk: Vec<u8>) {
-        let turn = Some(self.turn);
+        // Each write to a pipe is one of its own.
+        let turn = (!self.is_pipe()).then_some(self.turn);
         match self.stream.handle_write(chunk.len(), turn) {
             WritePlan::AfterEof | WritePlan::Nothing => {}
             WritePlan::Lost { warn } => self.seen.extend(warn.then_some(Seen::Warn)),
@@ -89,6 +91,10 @@ impl Driver {
                     Sent::Some(len) => len,
                     Sent::Blocked => 0,
                     Sent::Failed => {
+                        if self.is_pipe() {
+                            let step = self.stream.handle_send_failed(&mut self.spent);
+                            self.run(step);
+                        }
                         let step = self.stream.handle_fatal(&mut self.spent);
                         return self.run(step);
                     }
@@ -101,6 +107,10 @@ impl Driver {
                 self.run(step);
             }
         }
+    }
+
+    fn is_pipe(&self) -> bool {
+        self.rules != Rules::Socket
     }
 
     fn lines(&mut self, chunks: Vec<Vec<u8>>) {
@@ -124,9 +134,13 @@ impl Driver {
                 return self.write(chunk);
             }
             Call::Lines(count, len) => {
-                let chunks = (0..count).map(|_| data(&mut self.seed, len)).collect();
+                let chunks: Vec<_> = (0..count).map(|_| data(&mut self.seed, len)).collect();
+                if self.is_pipe() {
+                    return self.write(chunks.concat());
+                }
                 return self.lines(chunks);
             }
+            Call::PauseReading | Call::ResumeReading if self.is_pipe() => return,
             Call::Size => return self.flush(),
             Call::PauseReading => self.stream.handle_pause_reading().unwrap_or_default(),
             Call::ResumeReading => self.stream.handle_resume_reading().unwrap_or_default(),
@@ -152,7 +166,11 @@ impl Driver {
             Op::Eof(keep_open) => {
                 if self.stream.handle_readable() {
                     self.flush();
-                    let step = self.stream.handle_eof_reply(keep_open);
+                    let step = if self.is_pipe() {
+                        self.stream.handle_fatal(&mut self.spent)
+                    } else {
+                        self.stream.handle_eof_reply(keep_open)
+                    };
                     self.run(step);
                 }
             }
@@ -169,19 +187,22 @@ impl Driver {
     }
 }
 
-/// Runs `ops` on stream and model, from `free` bytes of room in the kernel; the end of the last
-/// turn is added. Panics where they disagree.
-pub(super) fn agree(ops: &[Op], reactions: &[Call], free: usize) {
+/// Runs `ops` on stream and model under `rules`, from `free` bytes of room in the kernel; the end
+/// of the last turn is added. Panics where they disagree.
+pub(super) fn agree(rules: Rules, ops: &[Op], reactions: &[Call], free: usize) {
     let kernel = Kernel {
         free,
         ..Kernel::default()
     };
     let mut driver = Driver {
+        rules,
+        stream: Stream::new(rules),
         kernel: kernel.clone(),
         reactions: reactions.to_vec(),
         ..Driver::default()
     };
     let mut model = Model {
+        rules,
         kernel,
         reactions: reactions.to_vec(),
         high: 30,

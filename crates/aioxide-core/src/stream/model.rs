@@ -4,6 +4,8 @@
 //! and what a protocol sees, which `driver.rs` shares.
 #![forbid(unsafe_code)]
 
+use super::Rules;
+
 /// A socket's sending side: accepts up to `free` bytes, or fails for good.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kernel {
@@ -87,6 +89,7 @@ pub(super) fn data(seed: &mut u8, len: usize) -> Vec<u8> {
 /// asyncio's transport, told plainly.
 #[derive(Default)]
 pub(super) struct Model {
+    pub(super) rules: Rules,
     pub(super) kernel: Kernel,
     pub(super) seen: Vec<Seen>,
     pub(super) reactions: Vec<Call>,
@@ -100,6 +103,7 @@ pub(super) struct Model {
     pub(super) writer: bool,
     pub(super) closing: bool,
     pub(super) eof: bool,
+    pub(super) lost: bool,
     pub(super) conn_lost: u32,
 }
 
@@ -111,25 +115,41 @@ impl Model {
         }
     }
 
+    fn is_pipe(&self) -> bool {
+        self.rules != Rules::Socket
+    }
+
+    fn lose(&mut self, seen: Seen) {
+        self.lost = true;
+        self.conn_lost += u32::from(!self.is_pipe());
+        self.seen.push(seen);
+    }
+
     fn force_close(&mut self) {
-        if self.conn_lost > 0 {
+        if self.lost {
             return;
         }
         self.buffer.clear();
         (self.reader, self.writer, self.closing) = (false, false, true);
-        self.conn_lost += 1;
-        self.seen.push(Seen::LostSoon);
+        self.lose(Seen::LostSoon);
+    }
+
+    fn failed(&mut self) {
+        self.buffer.clear();
+        self.conn_lost += u32::from(self.is_pipe());
+        self.writer = false;
+        self.force_close();
     }
 
     fn close(&mut self) {
         if self.closing {
             return;
         }
-        (self.closing, self.reader) = (true, false);
+        self.closing = true;
+        self.reader &= self.is_pipe() && !self.buffer.is_empty();
         if self.buffer.is_empty() {
-            self.conn_lost += 1;
             self.writer = false;
-            self.seen.push(Seen::LostSoon);
+            self.lose(Seen::LostSoon);
         }
     }
 
@@ -141,7 +161,8 @@ impl Model {
     }
 
     fn lost_write(&mut self) -> bool {
-        if self.conn_lost == 0 {
+        let refuses = self.closing && self.is_pipe();
+        if !(self.lost || refuses) {
             return false;
         }
         self.seen
@@ -158,7 +179,7 @@ impl Model {
             match self.kernel.send(std::iter::once(&chunk[..])) {
                 Sent::Some(len) => drop(chunk.drain(..len)),
                 Sent::Blocked => {}
-                Sent::Failed => return self.force_close(),
+                Sent::Failed => return self.failed(),
             }
             if chunk.is_empty() {
                 return;
@@ -185,17 +206,13 @@ impl Model {
     }
 
     fn write_ready(&mut self) {
-        if self.conn_lost > 0 {
+        if self.lost {
             return;
         }
         match self.kernel.send(std::iter::once(&self.buffer[..])) {
             Sent::Blocked => return,
             Sent::Some(len) => drop(self.buffer.drain(..len)),
-            Sent::Failed => {
-                self.buffer.clear();
-                self.writer = false;
-                return self.force_close();
-            }
+            Sent::Failed => return self.failed(),
         }
         if self.protocol_paused && self.buffer.len() <= self.low {
             self.protocol_paused = false;
@@ -203,10 +220,10 @@ impl Model {
         }
         if self.buffer.is_empty() {
             self.writer = false;
-            if self.closing && self.conn_lost == 0 {
-                self.conn_lost += 1;
-                self.seen.push(Seen::LostNow);
-            } else if self.eof && self.conn_lost == 0 {
+            if self.closing && !self.lost {
+                self.reader = false;
+                self.lose(Seen::LostNow);
+            } else if self.eof && !self.lost {
                 self.seen.push(Seen::Shutdown);
             }
         }
@@ -219,9 +236,15 @@ impl Model {
                 self.write(chunk);
             }
             Call::Lines(count, len) => {
-                let chunks = (0..count).map(|_| data(&mut self.seed, len)).collect();
-                self.lines(chunks);
+                let chunks: Vec<_> = (0..count).map(|_| data(&mut self.seed, len)).collect();
+                if self.is_pipe() {
+                    self.write(chunks.concat());
+                } else {
+                    self.lines(chunks);
+                }
             }
+            Call::WriteEof if self.is_pipe() => self.close(),
+            Call::PauseReading | Call::ResumeReading if self.is_pipe() => {}
             Call::WriteEof => {
                 if !self.closing && !self.eof {
                     self.eof = true;
@@ -255,8 +278,10 @@ impl Model {
         match *op {
             Op::Call(call) => self.call(call),
             Op::Eof(keep_open) => {
-                if self.reader && self.conn_lost == 0 {
-                    if keep_open {
+                if self.reader && !self.lost {
+                    if self.is_pipe() {
+                        self.force_close();
+                    } else if keep_open {
                         self.reader = false
                     } else {
                         self.close()

@@ -5,6 +5,19 @@
 //! it can be continued after anything happened in between.
 #![forbid(unsafe_code)]
 
+/// Which of asyncio's transports a stream follows, where they differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rules {
+    /// A connected socket: two directions, half-close, writes until all is sent.
+    #[default]
+    Socket,
+    /// The reading end of a pipe: never written to.
+    ReadPipe,
+    /// The writing end of a pipe: closing ends its writes at once, `write_eof()` closes. What it
+    /// reads is whether the reader has gone.
+    WritePipe,
+}
+
 /// What to do with data given to `write()`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]

@@ -39,7 +39,16 @@ proptest! {
         reactions in prop::collection::vec(call(), 0..6),
         free in 0usize..100,
     ) {
-        agree(&ops, &reactions, free);
+        agree(Rules::Socket, &ops, &reactions, free);
+    }
+
+    #[test]
+    fn write_pipe_agrees_with_the_model(
+        ops in prop::collection::vec(op(), 0..60),
+        reactions in prop::collection::vec(call(), 0..6),
+        free in 0usize..100,
+    ) {
+        agree(Rules::WritePipe, &ops, &reactions, free);
     }
 }
 
@@ -129,4 +138,54 @@ fn emptied_is_told_once() {
     assert_eq!(stream.poll_action(&mut step), Some(Action::Interest));
     assert_eq!(stream.poll_action(&mut step), Some(Action::Emptied));
     assert_eq!(stream.poll_action(&mut step), None);
+}
+
+fn pipe(rules: Rules, free: usize) -> Driver {
+    let mut driver = Driver {
+        rules,
+        stream: Stream::new(rules),
+        ..idle(free)
+    };
+    let step = driver.stream.handle_start();
+    driver.run(step);
+    driver
+}
+
+#[test]
+fn closing_write_pipe_refuses_writes_and_still_watches_its_reader() {
+    let mut driver = pipe(Rules::WritePipe, 1);
+    driver.call(Call::Write(2));
+    driver.call(Call::WriteEof);
+    driver.call(Call::Write(5));
+    assert_eq!(driver.interest, (true, true));
+    assert_eq!(driver.stream.conn_lost(), 1);
+    driver.apply(&Op::EndTurn {
+        freed: 9,
+        broken: false,
+    });
+    assert_eq!(driver.kernel.out.len(), 2);
+    assert_eq!(driver.seen, [Seen::LostNow]);
+    assert_eq!(driver.interest, (false, false));
+}
+
+#[test]
+fn pipes_warn_from_the_sixth_write_after_close() {
+    let mut driver = pipe(Rules::WritePipe, 99);
+    driver.call(Call::Close);
+    for _ in 0..6 {
+        driver.call(Call::Write(1));
+    }
+    assert_eq!(driver.seen, [Seen::LostSoon, Seen::Warn]);
+}
+
+#[test]
+fn read_pipe_reads_no_more_once_closing() {
+    let mut driver = pipe(Rules::ReadPipe, 0);
+    assert!(driver.stream.handle_readable());
+    driver.call(Call::Close);
+    assert_eq!(driver.seen, [Seen::LostSoon]);
+    assert!(!driver.stream.handle_readable());
+    let step = driver.stream.handle_start();
+    driver.run(step);
+    assert_eq!(driver.interest, (false, false));
 }

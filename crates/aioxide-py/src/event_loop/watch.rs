@@ -207,6 +207,33 @@ impl LoopFields {
         cancel_handle(old)
     }
 
+    /// Has `callback` run when `fd` is readable, or writable, for a transport: as `add_reader` and
+    /// `add_writer` do, so the two directions may have different owners.
+    pub fn watch_for(&self, fd: RawFd, callback: &Callback<'_>, reads: bool) -> R<Ref> {
+        self.check_open()?;
+        let handle = self.new_handle(callback, None)?;
+        let number = crate::ffi::call::int(fd.into())?;
+        self.watch(fd, number.obj(), handle.clone(), reads)?;
+        Ok(handle)
+    }
+
+    /// Ends what `watch_for` began. Whoever has the place by now keeps it.
+    pub fn unwatch_for(&self, fd: RawFd, handle: Obj<'_>, reads: bool) -> R<()> {
+        let is_ours = self.token_of(fd).is_some_and(|token| {
+            match self.turn.borrow().registrations.get(token) {
+                Some(Registration::Watch { reader, writer, .. }) => {
+                    let place = if reads { reader } else { writer };
+                    place.as_ref().is_some_and(|found| found.obj().is(handle))
+                }
+                _ => false,
+            }
+        });
+        if is_ours {
+            return self.unwatch(fd, reads).map(drop);
+        }
+        handle::cancel(handle).map(drop)
+    }
+
     /// Removes a reader or writer; false if there was none.
     pub fn unwatch(&self, fd: RawFd, reads: bool) -> R<bool> {
         let Some(token) = self.token_of(fd) else {

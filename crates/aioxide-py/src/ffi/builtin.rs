@@ -19,6 +19,24 @@ pub fn connection_error<'a>() -> Obj<'a> {
     unsafe { Obj::from_ptr(c::PyExc_ConnectionError) }
 }
 
+/// `BrokenPipeError()`.
+pub fn broken_pipe() -> R<Ref> {
+    // SAFETY: a static of the interpreter.
+    unsafe { Obj::from_ptr(c::PyExc_BrokenPipeError) }.call0()
+}
+
+/// AssertionError with `message`.
+pub fn assertion(message: &str) -> Raised {
+    // SAFETY: a static of the interpreter.
+    Raised::builtin(unsafe { c::PyExc_AssertionError }, message)
+}
+
+/// `bytearray(object)`.
+pub fn bytearray(object: Obj<'_>) -> R<Ref> {
+    // SAFETY: alive.
+    unsafe { Ref::steal(c::PyByteArray_FromObject(object.ptr())) }
+}
+
 /// Whether `object` is a `bytearray` or a `memoryview`, subclasses included.
 pub fn is_mutable_bytes(object: Obj<'_>) -> bool {
     // SAFETY: alive.

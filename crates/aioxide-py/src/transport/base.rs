@@ -1,26 +1,23 @@
-//! A stream transport's fields: how it opens, what it knows about itself, how it ends.
+//! A stream transport's fields: what it knows about itself, how it ends.
 //!
 //! May touch: the fields, the loop it belongs to, and its server. Invariants: `connection_lost` is
 //! called at most once, and after it the descriptor is closed, loop, protocol and server are let
 //! go; whoever changes the core's interest brings the registration in line before anything else.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::address;
-use super::descriptor::{Descriptor, SocketKind};
+use super::descriptor::Descriptor;
+use super::open::Opening;
 use super::stream::handle_ready;
 use crate::event_loop::{self, LoopFields};
 use crate::ffi::call::{dict, dict_set};
-use crate::ffi::object::none;
-use crate::ffi::{Obj, PyObject, R, Raised, Ref, Slot, builtin, bytes, context, error, layout};
+use crate::ffi::{Obj, PyObject, R, Raised, Ref, Slot, builtin, bytes, context, layout};
 use crate::handle::Callback;
 use crate::state::state;
 use aioxide_core::backend::Interest;
-use aioxide_core::backend::sys::{self, SocketAddress};
 use aioxide_core::slab::Token;
-use aioxide_core::stream::Stream;
+use aioxide_core::stream::{Rules, Stream};
 
 /// Bytes that wait to be written: a `bytes` object, held and not copied.
 pub struct Chunk(pub Ref);
@@ -32,8 +29,10 @@ impl AsRef<[u8]> for Chunk {
     }
 }
 
-/// The fields of a stream transport, behind those of `asyncio.Transport`.
+/// The fields of a stream transport, behind those of its asyncio base.
 pub struct Fields {
+    /// Whether this is a socket, or an end of a pipe.
+    pub rules: Rules,
     pub stream: RefCell<Stream<Chunk>>,
     pub descriptor: Descriptor,
     /// Registration with the loop, while there is interest.
@@ -52,8 +51,13 @@ pub struct Fields {
     pub server: Slot,
     /// What `get_extra_info` knows; 'socket' joins when somebody asks.
     pub extra: Slot,
-    /// The Python socket, if there is one. Outlives the connection, closed.
+    /// The Python socket, if there is one, or the raw file of a pipe. Outlives the connection,
+    /// closed.
     pub socket: Slot,
+    /// The pipe object, which is what gets closed.
+    pub pipe: Slot,
+    /// The handle that runs when a pipe is readable, and the one for writable.
+    pub handles: [Slot; 2],
     /// The context given to the constructor: everything runs in it.
     pub context: Slot,
     /// The context in which data is delivered.
@@ -84,115 +88,12 @@ pub fn fields<'a>(transport: Obj<'a>) -> &'a Fields {
     unsafe { layout::fields(transport.ptr(), offset) }
 }
 
-/// What a transport is opened with.
-pub struct Opening<'a> {
-    pub event_loop: Obj<'a>,
-    pub protocol: Obj<'a>,
-    /// A future that is done once the protocol knows its transport.
-    pub waiter: Option<Obj<'a>>,
-    /// The dict that becomes the transport's extra info.
-    pub extra: Option<Obj<'a>>,
-    pub server: Option<Obj<'a>>,
-    /// The context that everything runs in; each registration's own copy if absent.
-    pub context: Option<Obj<'a>>,
-}
-
-/// Opens `transport` on a socket object that owns its descriptor.
-pub fn open_socket(transport: Obj<'_>, socket: Obj<'_>, opening: &Opening<'_>) -> R<()> {
-    let this = fields(transport);
-    let extra = this.begin(opening)?;
-    let names = &state().names;
-    let sockname = ask(socket, names.getsockname.obj())?;
-    dict_set(extra.obj(), names.sockname.obj(), sockname.obj())?;
-    if builtin::dict_get(extra.obj(), names.peername.obj())?.is_none() {
-        let peername = ask(socket, names.getpeername.obj())?;
-        dict_set(extra.obj(), names.peername.obj(), peername.obj())?;
-    }
-    this.descriptor.adopt(socket, &this.socket)?;
-    connect(transport, this, opening)
-}
-
-/// Opens `transport` on a descriptor that the loop accepted, and takes it over.
-pub fn open_accepted(
-    transport: Obj<'_>,
-    fd: OwnedFd,
-    kind: SocketKind,
-    peer: &SocketAddress,
-    opening: &Opening<'_>,
-) -> R<()> {
-    let this = fields(transport);
-    this.descriptor.own(fd, kind);
-    let extra = this.begin(opening)?;
-    let names = &state().names;
-    let local = this.descriptor.with(&this.socket, sys::local_address).ok();
-    for (name, asked, known) in [
-        (&names.sockname, &names.getsockname, local.as_ref()),
-        (&names.peername, &names.getpeername, Some(peer)),
-    ] {
-        let value = match known.map(address::to_python).transpose()?.flatten() {
-            Some(value) => value,
-            None => ask(this.descriptor.socket(&this.socket)?.obj(), asked.obj())?,
-        };
-        dict_set(extra.obj(), name.obj(), value.obj())?;
-    }
-    connect(transport, this, opening)
-}
-
-/// `socket.name()`, or `None` where that is an `OSError`.
-fn ask(socket: Obj<'_>, name: Obj<'_>) -> R<Ref> {
-    match socket.call_method0(name) {
-        Err(raised) if raised.matches(builtin::os_error().ptr()) => {
-            drop(raised.take());
-            Ok(none().to_ref())
-        }
-        result => result,
-    }
-}
-
-/// What both ways of opening end with; the order of the scheduled calls is asyncio's.
-fn connect(transport: Obj<'_>, this: &Fields, opening: &Opening<'_>) -> R<()> {
-    let state = state();
-    this.set_protocol(opening.protocol)?;
-    if let Some(server) = opening.server {
-        this.attach_to(transport, server)?;
-    }
-    let number = this.descriptor.number();
-    this.in_loop(|native| native.transports().attach(number, transport))?;
-    this.descriptor.set_nodelay(&this.socket)?;
-    let made = opening
-        .protocol
-        .getattr(state.names.connection_made.obj())?;
-    this.call_soon(made.obj(), &[transport])?;
-    // Only start reading when connection_made() has been called.
-    let start = transport.getattr(state.names._start_reading.obj())?;
-    this.call_soon(start.obj(), &[])?;
-    if let Some(waiter) = opening.waiter {
-        // Only wake the waiter when connection_made() has been called.
-        let wake = state.asyncio.set_result_unless_cancelled.obj();
-        this.call_soon(wake, &[waiter, none()])?;
-    }
-    Ok(())
-}
-
-/// Takes a transport apart whose opening failed: nobody has seen it, so it dies without a word.
-/// The error indicator stays as it is.
-pub fn discard(transport: Obj<'_>) {
-    let saved = error::SavedError::save();
-    let this = fields(transport);
-    if let Err(raised) = this.descriptor.close(&this.socket) {
-        raised.write_unraisable(transport);
-    }
-    if let Err(raised) = this.detach_from_server(transport) {
-        raised.write_unraisable(transport);
-    }
-    saved.restore();
-}
-
 impl Fields {
     /// Fields of a transport that is not open yet.
-    pub fn new() -> Fields {
+    pub fn new(rules: Rules) -> Fields {
         Fields {
-            stream: RefCell::default(),
+            rules,
+            stream: RefCell::new(Stream::new(rules)),
             descriptor: Descriptor::default(),
             token: Cell::new(None),
             is_buffered: Cell::new(false),
@@ -203,6 +104,8 @@ impl Fields {
             server: Slot::empty(),
             extra: Slot::empty(),
             socket: Slot::empty(),
+            pipe: Slot::empty(),
+            handles: [Slot::empty(), Slot::empty()],
             context: Slot::empty(),
             read_context: Slot::empty(),
             write_context: Slot::empty(),
@@ -239,16 +142,27 @@ impl Fields {
         }
     }
 
-    /// The number of the loop's turn, or `None` while it does not run.
+    /// Whether this is an end of a pipe.
+    #[inline]
+    pub fn is_pipe(&self) -> bool {
+        self.rules != Rules::Socket
+    }
+
+    /// The number of the loop's turn, or `None` while it does not run. Pipes take no part: each of
+    /// their writes is one of the kernel's too, as long as nothing waits, because a pipe may have
+    /// other writers and a terminal or packet pipe shows the bounds.
     #[inline]
     pub fn turn(&self) -> Option<u64> {
+        if self.is_pipe() {
+            return None;
+        }
         let event_loop = self.event_loop.get()?;
         let native = event_loop::native(event_loop.obj())?;
         native.is_in_turn().then(|| native.turn_number())
     }
 
     /// Stores loop, server, context and extra info; returns the latter.
-    fn begin(&self, opening: &Opening<'_>) -> R<Ref> {
+    pub fn begin(&self, opening: &Opening<'_>) -> R<Ref> {
         if !self.event_loop.is_empty() {
             return Err(Raised::runtime("the transport is open already"));
         }
@@ -259,7 +173,7 @@ impl Fields {
             .extra
             .map_or_else(dict, |extra| Ok(extra.to_ref()))?;
         let socket = state().names.socket.obj();
-        if builtin::dict_get(extra.obj(), socket)?.is_some() {
+        if !self.is_pipe() && builtin::dict_get(extra.obj(), socket)?.is_some() {
             // Ours is another one, made when somebody asks.
             builtin::dict_remove(extra.obj(), socket)?;
         }
@@ -273,13 +187,15 @@ impl Fields {
     /// `set_protocol()`.
     pub fn set_protocol(&self, protocol: Obj<'_>) -> R<()> {
         let class = state().asyncio.buffered_protocol_class.obj();
-        self.is_buffered.set(protocol.isinstance(class)?);
+        let is_buffered = !self.is_pipe() && protocol.isinstance(class)?;
+        self.is_buffered.set(is_buffered);
         self.is_connected.set(true);
         self.protocol.set(Some(protocol.to_ref()));
         Ok(())
     }
 
-    fn attach_to(&self, transport: Obj<'_>, server: Obj<'_>) -> R<()> {
+    /// `server._attach`.
+    pub fn attach_to(&self, transport: Obj<'_>, server: Obj<'_>) -> R<()> {
         let name = state().names._attach.obj();
         if takes_transport(server)? {
             server.call_method1(name, transport)?;
@@ -323,6 +239,9 @@ impl Fields {
 
     /// Brings the registration with the loop in line with the core's interest.
     pub fn sync_interest(&self, transport: Obj<'_>) -> R<()> {
+        if self.is_pipe() {
+            return super::pipe::sync_watch(transport, self);
+        }
         let (reads, writes) = self.with(|stream| (stream.wants_read(), stream.wants_write()));
         for (wanted, slot) in [(reads, &self.read_context), (writes, &self.write_context)] {
             match (wanted, slot.is_empty()) {
@@ -397,7 +316,17 @@ impl Fields {
         ] {
             slot.clear();
         }
-        self.descriptor.close(&self.socket)
+        self.close_descriptor()
+    }
+
+    /// Closes the descriptor, once.
+    pub fn close_descriptor(&self) -> R<()> {
+        let owner = if self.is_pipe() {
+            &self.pipe
+        } else {
+            &self.socket
+        };
+        self.descriptor.close(owner)
     }
 
     /// Leaves the loop's table of descriptors: the transport is about to die.
@@ -443,6 +372,9 @@ impl Fields {
                 extra
             }
         };
+        if self.is_pipe() {
+            return Ok(extra);
+        }
         let name = state().names.socket.obj();
         let known = builtin::dict_get(extra.obj(), name)?;
         if known.is_none() && self.descriptor.number() >= 0 {

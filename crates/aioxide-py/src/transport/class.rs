@@ -1,33 +1,35 @@
 //! The Python type `StreamTransport`: life cycle and making. `surface` and `private` hold its
-//! methods.
+//! methods; `pipe_class` makes its sisters, which share the life cycle.
 //!
 //! May touch: the memory of transport objects. Invariants: the fields are written before anybody
 //! sees the object and dropped once, in `tp_dealloc`; a transport that dies open warns, closes its
 //! descriptor and leaves its server, as asyncio's does.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::mem::offset_of;
 
 use pyo3_ffi as c;
 
-use super::base::{self, Fields, Opening, fields};
+use super::base::{self, Fields, fields};
+use super::open::{self, Opening};
 use super::{private, server, stream, surface, write};
 use crate::ffi::call::{string, uint};
 use crate::ffi::class::{Class, Visitor, bind_tuple, initializer, noargs, onearg, varargs};
 use crate::ffi::object::boolean;
 use crate::ffi::{Obj, PyObject, R, Raised, Ref, Signature, Slot, error, layout};
 use crate::state::Asyncio;
+use aioxide_core::stream::Rules;
 
 // ---- life cycle ---------------------------------------------------------------------------------
 
 /// A transport that is not open yet.
-pub fn allocate(class: Obj<'_>) -> R<Ref> {
-    // SAFETY: a type of ours: `class` is `StreamTransport`, which has no subclasses.
+pub fn allocate(class: Obj<'_>, rules: Rules) -> R<Ref> {
+    // SAFETY: a type of ours: `class` is `StreamTransport` or a sister; they have no subclasses.
     let object = unsafe { Ref::steal(c::PyType_GenericAlloc(class.ptr().cast(), 0)) }?;
     let place = std::ptr::from_ref(fields(object.obj())).cast_mut();
     // SAFETY: fresh memory of the type's size, zeroed; nobody has seen the object, and nothing
     // that could start a collection happened since it was allocated.
-    unsafe { place.write(Fields::new()) };
+    unsafe { place.write(Fields::new(rules)) };
     Ok(object)
 }
 
@@ -37,7 +39,7 @@ unsafe extern "C" fn new(
     _kwargs: *mut PyObject,
 ) -> *mut PyObject {
     // SAFETY: the interpreter passes the type.
-    error::guard(|| allocate(unsafe { Obj::from_ptr(class.cast()) }))
+    error::guard(|| allocate(unsafe { Obj::from_ptr(class.cast()) }, Rules::Socket))
 }
 
 const INIT: Signature = Signature {
@@ -70,7 +72,7 @@ fn init(transport: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
         server: given(5),
         context: given(6),
     };
-    base::open_socket(transport, socket.obj(), &opening)
+    open::open_socket(transport, socket.obj(), &opening)
 }
 
 /// `__del__`: warns about a transport that was not closed, and closes it.
@@ -82,7 +84,7 @@ fn finalize(transport: Obj<'_>) -> R<()> {
     let text = format!("unclosed transport {}", surface::describe(transport)?);
     let text = CString::new(text).unwrap_or_default();
     error::resource_warning(transport, &text);
-    this.descriptor.close(&this.socket)?;
+    this.close_descriptor()?;
     this.detach_from_server(transport)
 }
 
@@ -97,8 +99,11 @@ unsafe extern "C" fn finalize_slot(transport: *mut PyObject) {
 }
 
 impl Fields {
-    fn slots(&self) -> [&Slot; 9] {
+    fn slots(&self) -> [&Slot; 12] {
         [
+            &self.pipe,
+            &self.handles[0],
+            &self.handles[1],
             &self.event_loop,
             &self.protocol,
             &self.server,
@@ -167,19 +172,16 @@ unsafe extern "C" fn repr(transport: *mut PyObject) -> *mut PyObject {
 
 // ---- the type -----------------------------------------------------------------------------------
 
-/// Creates `StreamTransport`, a subclass of `asyncio.Transport`.
-pub fn build_type(asyncio: &Asyncio) -> R<Ref> {
-    let parent = asyncio.transport_class.obj();
-    let offset = layout::basic_size(parent).next_multiple_of(align_of::<Fields>());
+/// A class whose instances hold the fields behind those of the bases, with the life cycle of a
+/// transport. All transports keep their fields at the same place.
+pub fn with_fields(name: &'static CStr, asyncio: &Asyncio) -> Class {
+    let offset = [&asyncio.transport_class, &asyncio.read_transport_class]
+        .map(|base| layout::basic_size(base.obj()))
+        .into_iter()
+        .fold(0, usize::max)
+        .next_multiple_of(align_of::<Fields>());
     base::set_offset(offset);
-    let class = Class::new(c"aioxide.StreamTransport", offset + size_of::<Fields>())
-        .doc(
-            c"StreamTransport(loop, sock, protocol, waiter=None, extra=None, server=None, *, \
-              context=None)\n--\n\n\
-              A connection over a TCP or Unix stream socket. Owns sock.",
-        )
-        .slot(c::Py_tp_new, new as *mut _)
-        .slot(c::Py_tp_init, initializer!(init))
+    Class::new(name, offset + size_of::<Fields>())
         .slot(c::Py_tp_traverse, traverse as *mut _)
         .slot(c::Py_tp_clear, clear as *mut _)
         .slot(c::Py_tp_finalize, finalize_slot as *mut _)
@@ -189,12 +191,25 @@ pub fn build_type(asyncio: &Asyncio) -> R<Ref> {
             offset + offset_of!(Fields, dict),
             offset + offset_of!(Fields, weakrefs),
         )
-        .methods(stream_methods())
+}
+
+/// Creates `StreamTransport`, a subclass of `asyncio.Transport`.
+pub fn build_type(asyncio: &Asyncio) -> R<Ref> {
+    let class = with_fields(c"aioxide.StreamTransport", asyncio)
+        .doc(
+            c"StreamTransport(loop, sock, protocol, waiter=None, extra=None, server=None, *, \
+              context=None)\n--\n\n\
+              A connection over a TCP or Unix stream socket. Owns sock.",
+        )
+        .slot(c::Py_tp_new, new as *mut _)
+        .slot(c::Py_tp_init, initializer!(init))
+        .methods(reading_methods())
+        .methods(writing_methods())
         .methods(info_methods())
         .methods(private::methods())
         .attributes(private::attributes())
         .attributes(private::flags())
-        .build(Some(parent))?;
+        .build(Some(asyncio.transport_class.obj()))?;
     let set = |name, value: Obj<'_>| {
         class
             .obj()
@@ -236,8 +251,8 @@ pub fn loop_methods() -> Vec<c::PyMethodDef> {
     ]
 }
 
-/// The public methods that read, write and close.
-fn stream_methods() -> Vec<c::PyMethodDef> {
+/// The public methods that write and close.
+pub fn writing_methods() -> Vec<c::PyMethodDef> {
     vec![
         varargs!(
             c"write",
@@ -260,55 +275,9 @@ fn stream_methods() -> Vec<c::PyMethodDef> {
             c"can_write_eof($self, /)\n--\n\nTrue: the writing side can be closed alone."
         ),
         noargs!(
-            c"close",
-            stream::close,
-            c"close($self, /)\n--\n\nCloses once all is written; reads no more."
-        ),
-        noargs!(
             c"abort",
             stream::abort,
             c"abort($self, /)\n--\n\nCloses now; what is not written yet is lost."
-        ),
-        noargs!(
-            c"pause_reading",
-            stream::pause_reading,
-            c"pause_reading($self, /)\n--\n\nDelivers no data until resumed."
-        ),
-        noargs!(
-            c"resume_reading",
-            stream::resume_reading,
-            c"resume_reading($self, /)\n--\n\nDelivers data again."
-        ),
-    ]
-}
-
-/// The public methods that ask and set.
-fn info_methods() -> Vec<c::PyMethodDef> {
-    vec![
-        noargs!(
-            c"is_closing",
-            surface::is_closing,
-            c"is_closing($self, /)\n--\n\nWhether the transport is closing or closed."
-        ),
-        noargs!(
-            c"is_reading",
-            surface::is_reading,
-            c"is_reading($self, /)\n--\n\nWhether data is being received."
-        ),
-        varargs!(
-            c"get_extra_info",
-            surface::get_extra_info,
-            c"get_extra_info($self, /, name, default=None)\n--\n\nWhat is known under a name."
-        ),
-        varargs!(
-            c"set_protocol",
-            surface::set_protocol,
-            c"set_protocol($self, /, protocol)\n--\n\nReplaces the protocol."
-        ),
-        noargs!(
-            c"get_protocol",
-            surface::get_protocol,
-            c"get_protocol($self, /)\n--\n\nThe protocol; None once the connection is lost."
         ),
         varargs!(
             c"set_write_buffer_limits",
@@ -325,6 +294,58 @@ fn info_methods() -> Vec<c::PyMethodDef> {
             c"get_write_buffer_size",
             surface::get_write_buffer_size,
             c"get_write_buffer_size($self, /)\n--\n\nBytes that wait to be sent."
+        ),
+    ]
+}
+
+/// The public methods that read.
+pub fn reading_methods() -> Vec<c::PyMethodDef> {
+    vec![
+        noargs!(
+            c"is_reading",
+            surface::is_reading,
+            c"is_reading($self, /)\n--\n\nWhether data is being received."
+        ),
+        noargs!(
+            c"pause_reading",
+            stream::pause_reading,
+            c"pause_reading($self, /)\n--\n\nDelivers no data until resumed."
+        ),
+        noargs!(
+            c"resume_reading",
+            stream::resume_reading,
+            c"resume_reading($self, /)\n--\n\nDelivers data again."
+        ),
+    ]
+}
+
+/// The public methods of every transport.
+pub fn info_methods() -> Vec<c::PyMethodDef> {
+    vec![
+        noargs!(
+            c"close",
+            stream::close,
+            c"close($self, /)\n--\n\nCloses once all is written; reads no more."
+        ),
+        noargs!(
+            c"is_closing",
+            surface::is_closing,
+            c"is_closing($self, /)\n--\n\nWhether the transport is closing or closed."
+        ),
+        varargs!(
+            c"get_extra_info",
+            surface::get_extra_info,
+            c"get_extra_info($self, /, name, default=None)\n--\n\nWhat is known under a name."
+        ),
+        varargs!(
+            c"set_protocol",
+            surface::set_protocol,
+            c"set_protocol($self, /, protocol)\n--\n\nReplaces the protocol."
+        ),
+        noargs!(
+            c"get_protocol",
+            surface::get_protocol,
+            c"get_protocol($self, /)\n--\n\nThe protocol; None once the connection is lost."
         ),
     ]
 }

@@ -2,9 +2,10 @@
 //!
 //! Duty: [`Descriptor`] is the ownership as a type. A descriptor that the loop accepted is an
 //! `OwnedFd` until somebody asks for a socket object; then, and for sockets handed in by a caller,
-//! the Python socket owns it. May touch: that descriptor and that socket.
+//! the Python socket owns it, as a pipe's file object does. May touch: that descriptor and that
+//! object.
 //!
-//! Invariants: a descriptor is closed exactly once, by its owner; one that a Python socket has
+//! Invariants: a descriptor is closed exactly once, by its owner; one that a Python object has
 //! given up (closed or detached behind the transport's back) is never used again, because its
 //! number may already name somebody else's file.
 #![forbid(unsafe_code)]
@@ -56,8 +57,8 @@ enum Owner {
     Closed,
     /// The transport: accepted by the loop, no socket object was ever asked for.
     Transport(OwnedFd),
-    /// The Python socket; `is_visible` says that its descriptor can be looked at.
-    Socket {
+    /// The Python socket or file; `is_visible` says that its descriptor can be looked at.
+    Object {
         /// See [`socket::is_readable`].
         is_visible: bool,
     },
@@ -97,11 +98,35 @@ impl Descriptor {
             .to_i64()?;
         let fd = RawFd::try_from(fileno).unwrap_or(-1);
         self.fd.set(fd);
-        self.owner.replace(Owner::Socket {
+        self.owner.replace(Owner::Object {
             is_visible: socket::is_readable(object, fd),
         });
         slot.set(Some(object.to_ref()));
         Ok(())
+    }
+
+    /// Uses a pipe, which owns its descriptor: a file object, a socket, or anything with
+    /// `fileno()` and `close()`. `slot` keeps what shows the descriptor, if anything does: the raw
+    /// file below a buffered one.
+    pub fn adopt_pipe(&self, pipe: Obj<'_>, slot: &Slot) -> R<()> {
+        self.adopt(pipe, slot)?;
+        if socket::is_readable(pipe, self.number()) {
+            return Ok(());
+        }
+        match raw_file(pipe) {
+            Ok(raw) if socket::is_readable(raw.obj(), self.number()) => {
+                slot.set(Some(raw));
+                self.owner.replace(Owner::Object { is_visible: true });
+            }
+            Ok(_) => {}
+            Err(raised) => drop(raised.take()),
+        }
+        Ok(())
+    }
+
+    /// Gives the descriptor back to whoever lent it: it is neither used nor closed from here on.
+    pub fn release(&self) {
+        self.owner.replace(Owner::Closed);
     }
 
     /// The number, -1 before there was one.
@@ -124,7 +149,7 @@ impl Descriptor {
         let fd = self.fd.get();
         match &*self.owner.borrow() {
             Owner::Transport(owned) => io(owned.as_fd()),
-            Owner::Socket { is_visible } => socket::with(slot, fd, *is_visible, io),
+            Owner::Object { is_visible } => socket::with(slot, fd, *is_visible, io),
             Owner::Closed => Err(io::Error::from_raw_os_error(libc::EBADF)),
         }
     }
@@ -151,7 +176,7 @@ impl Descriptor {
                 // The socket object owns the number from here on.
                 let fd = owned.into_raw_fd();
                 let is_visible = socket::is_readable(object.obj(), fd);
-                self.owner.replace(Owner::Socket { is_visible });
+                self.owner.replace(Owner::Object { is_visible });
                 slot.set(Some(object.clone()));
                 Ok(object)
             }
@@ -183,7 +208,7 @@ impl Descriptor {
         Ok(object)
     }
 
-    /// Closes, once; a second call does nothing. Errors are the socket's own.
+    /// Closes, once; a second call does nothing. `slot` holds the owner. Errors are the owner's.
     pub fn close(&self, slot: &Slot) -> R<()> {
         match self.owner.replace(Owner::Closed) {
             Owner::Closed => Ok(()),
@@ -191,7 +216,7 @@ impl Descriptor {
                 drop(owned);
                 Ok(())
             }
-            Owner::Socket { .. } => match slot.get() {
+            Owner::Object { .. } => match slot.get() {
                 Some(object) => object
                     .obj()
                     .call_method0(state().names.close.obj())
@@ -212,5 +237,17 @@ impl Descriptor {
         }
         self.with(slot, sys::set_nodelay)
             .map_err(|error| crate::ffi::Raised::os_error(&error))
+    }
+}
+
+/// The raw file below a buffered or text file.
+fn raw_file(file: Obj<'_>) -> R<Ref> {
+    let names = &state().names;
+    match file.getattr_opt(names.raw.obj())? {
+        Some(raw) => Ok(raw),
+        None => file
+            .getattr(names.buffer.obj())?
+            .obj()
+            .getattr(names.raw.obj()),
     }
 }

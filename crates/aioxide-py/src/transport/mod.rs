@@ -1,7 +1,8 @@
 //! Transports and servers: the Python side of byte streams.
 //!
-//! Rooms: `base` (a transport's fields, opening, losing), `stream` (reading, closing, running what
+//! Rooms: `base` (a transport's fields, losing), `open`, `stream` (reading, closing, running what
 //! the core decides), `write`, `class` (the Python type), `surface` and `private` (its methods),
+//! `pipe` and `pipe_class` (what ends of pipes do differently, and their types),
 //! `report` (fatal errors and what the exception handler is told), `server` (accepting),
 //! `descriptor` (who closes what), `address`. What to do is decided by
 //! `aioxide_core::stream`; this room does the io and calls the protocol.
@@ -14,6 +15,9 @@ mod address;
 mod base;
 mod class;
 mod descriptor;
+mod open;
+mod pipe;
+mod pipe_class;
 mod private;
 mod report;
 mod server;
@@ -27,10 +31,12 @@ use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
 use aioxide_core::buf::ReceiveBuffer;
+use aioxide_core::stream::Rules;
 
 use crate::ffi::{Obj, PyObject, R, Ref, bytes};
 
 pub use class::{build_type, loop_methods};
+pub use pipe_class::{build_read_pipe_type, build_write_pipe_type};
 
 /// What all transports of one loop share; lives in the loop.
 #[derive(Default)]
@@ -45,9 +51,14 @@ impl PerLoop {
     /// Receives once into the shared place and copies what came into `bytes` of the exact size.
     /// The outer error is Python's, the inner one the kernel's.
     #[inline]
-    fn receive(&self, fd: BorrowedFd<'_>) -> R<io::Result<Ref>> {
+    fn receive(&self, fd: BorrowedFd<'_>, rules: Rules) -> R<io::Result<Ref>> {
         let mut place = self.receive.borrow_mut();
-        match place.get_or_insert_default().receive(fd) {
+        let place = place.get_or_insert_default();
+        let received = match rules {
+            Rules::Socket => place.receive(fd),
+            Rules::ReadPipe | Rules::WritePipe => place.read(fd),
+        };
+        match received {
             Ok(content) => bytes::new(content).map(Ok),
             Err(error) => Ok(Err(error)),
         }

@@ -13,16 +13,16 @@ use crate::ffi::class::{attribute, noargs, onearg, varargs};
 use crate::ffi::object::{boolean, none, none_ref};
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature};
 
-fn get_extra(transport: Obj<'_>) -> R<Ref> {
+pub fn get_extra(transport: Obj<'_>) -> R<Ref> {
     fields(transport).full_extra()
 }
 
-fn set_extra(transport: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
+pub fn set_extra(transport: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
     fields(transport).extra.set(value.map(Obj::to_ref));
     Ok(())
 }
 
-fn set_protocol_attribute(transport: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
+pub fn set_protocol_attribute(transport: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
     fields(transport).set_protocol(value.unwrap_or(none()))
 }
 
@@ -39,7 +39,7 @@ const FATAL: Signature = Signature {
     required: 1,
 };
 
-fn fatal_error(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+pub fn fatal_error(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let [exc, message] = args.bind::<2>(&FATAL)?;
     let message = match message {
         Some(message) => crate::ffi::call::text(message)?,
@@ -48,7 +48,7 @@ fn fatal_error(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
     report::fatal(transport, exc.unwrap_or(none()), &message).map(|()| none_ref())
 }
 
-fn call_connection_lost(transport: Obj<'_>, exc: Obj<'_>) -> R<Ref> {
+pub fn call_connection_lost(transport: Obj<'_>, exc: Obj<'_>) -> R<Ref> {
     fields(transport).lose(transport, exc).map(|()| none_ref())
 }
 
@@ -96,7 +96,7 @@ fn get_sock_fd(transport: Obj<'_>) -> R<Ref> {
     int(fields(transport).descriptor.number().into())
 }
 
-fn get_loop(transport: Obj<'_>) -> R<Ref> {
+pub fn get_loop(transport: Obj<'_>) -> R<Ref> {
     Ok(fields(transport).event_loop.get_or_none())
 }
 
@@ -110,11 +110,11 @@ fn get_buffer(transport: Obj<'_>) -> R<Ref> {
     list(&chunks)
 }
 
-fn get_conn_lost(transport: Obj<'_>) -> R<Ref> {
+pub fn get_conn_lost(transport: Obj<'_>) -> R<Ref> {
     uint(fields(transport).with(|stream| stream.conn_lost()).into())
 }
 
-fn get_paused(transport: Obj<'_>) -> R<Ref> {
+pub fn get_paused(transport: Obj<'_>) -> R<Ref> {
     Ok(boolean(
         fields(transport).with(|stream| stream.is_reading_paused()),
     ))
@@ -126,7 +126,7 @@ fn get_eof(transport: Obj<'_>) -> R<Ref> {
     ))
 }
 
-fn get_protocol_paused(transport: Obj<'_>) -> R<Ref> {
+pub fn get_protocol_paused(transport: Obj<'_>) -> R<Ref> {
     Ok(boolean(
         fields(transport).with(|stream| stream.is_protocol_paused()),
     ))
@@ -140,11 +140,11 @@ fn get_empty_waiter(transport: Obj<'_>) -> R<Ref> {
     Ok(fields(transport).empty_waiter.get_or_none())
 }
 
-fn get_high_water(transport: Obj<'_>) -> R<Ref> {
+pub fn get_high_water(transport: Obj<'_>) -> R<Ref> {
     uint(fields(transport).with(|stream| stream.limits().1) as u64)
 }
 
-fn get_low_water(transport: Obj<'_>) -> R<Ref> {
+pub fn get_low_water(transport: Obj<'_>) -> R<Ref> {
     uint(fields(transport).with(|stream| stream.limits().0) as u64)
 }
 
@@ -186,7 +186,7 @@ pub fn methods() -> Vec<c::PyMethodDef> {
     ]
 }
 
-unsafe extern "C" fn get_dict(
+pub unsafe extern "C" fn get_dict(
     transport: *mut PyObject,
     closure: *mut std::ffi::c_void,
 ) -> *mut PyObject {

@@ -4,23 +4,36 @@
 #![forbid(unsafe_code)]
 
 use super::base::{Fields, fields};
-use crate::ffi::call::{dict, dict_set, string};
+use crate::ffi::call::{dict, dict_set, int, string};
 use crate::ffi::object::none;
 use crate::ffi::{Obj, R, Raised, Ref, builtin, error};
 use crate::state::state;
+use aioxide_core::stream::Rules;
 
-/// `_fatal_error(exc, message)`: an `OSError` is an everyday event and only logged in debug mode,
-/// anything else goes to the exception handler; then the connection is given up.
+/// `_fatal_error(exc, message)`: an everyday event is only logged in debug mode, anything else goes
+/// to the exception handler; then the connection is given up.
 pub fn fatal(transport: Obj<'_>, exc: Obj<'_>, message: &str) -> R<()> {
     let this = fields(transport);
     super::write::settle(transport, this)?;
-    if !error::given_matches(exc, builtin::os_error().ptr()) {
+    if !is_everyday(this, exc)? {
         tell_handler(transport, this, exc, message)?;
     } else if this.debug() {
         let message = string(message)?;
         log_debug_of("%r: %s", &[transport, message.obj()], Some(exc))?;
     }
     super::stream::force_close(transport, this, exc)
+}
+
+/// Whether `exc` is an `OSError`; of a pipe that is read only the one of a terminal that hung up.
+fn is_everyday(this: &Fields, exc: Obj<'_>) -> R<bool> {
+    if !error::given_matches(exc, builtin::os_error().ptr()) {
+        return Ok(false);
+    }
+    if this.rules != Rules::ReadPipe {
+        return Ok(true);
+    }
+    let number = exc.getattr(state().names.errno.obj())?;
+    number.obj().equals(int(libc::EIO.into())?.obj())
 }
 
 /// A failed callback: exceptions that must leave the loop come back, others are fatal.
@@ -100,6 +113,13 @@ pub fn log_warning(text: &str) -> R<()> {
         .obj()
         .call_method1(state().names.warning.obj(), text.obj())
         .map(drop)
+}
+
+/// `logger.info("%r was closed by peer", transport)`.
+pub fn log_peer_closed(transport: Obj<'_>) -> R<()> {
+    let format = string("%r was closed by peer")?;
+    let method = state().asyncio.logger.obj().getattr_str(c"info")?;
+    method.obj().call(&[format.obj(), transport]).map(drop)
 }
 
 /// `logger.debug(format, *args)`.

@@ -14,15 +14,16 @@ use std::os::fd::OwnedFd;
 
 use aioxide_core::backend::sys::{self, SocketAddress};
 
-use super::base::{self, Opening};
 use super::class;
 use super::descriptor::{Descriptor, SocketKind};
+use super::open::{self, Opening};
 use super::{address, report};
 use crate::event_loop;
 use crate::ffi::call::{int, interned};
 use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Args, Obj, R, Raised, Ref, Signature, Slot, context};
 use crate::state::state;
+use aioxide_core::stream::Rules;
 
 /// Connections accepted per wake-up unless the caller says otherwise. *Source*: asyncio.
 const BACKLOG_DEFAULT: i64 = 100;
@@ -210,9 +211,9 @@ fn connection(
     let opened = within(own.obj(), || {
         let protocol = serving.factory.call0()?;
         let opening = opening(event_loop, serving, protocol.obj(), given);
-        let transport = class::allocate(state().types.stream_transport.obj())?;
-        base::open_accepted(transport.obj(), fd, kind, peer, &opening)
-            .inspect_err(|_| base::discard(transport.obj()))
+        let transport = class::allocate(state().types.stream_transport.obj(), Rules::Socket)?;
+        open::open_accepted(transport.obj(), fd, kind, peer, &opening)
+            .inspect_err(|_| open::discard(transport.obj()))
     });
     match opened {
         Err(raised) if raised.is_exit() => Err(raised),
@@ -277,9 +278,9 @@ fn connection_by_socket(
         let protocol = made_protocol.insert(serving.factory.call0()?);
         let given = serving.context.map(|_| own.obj());
         let opening = opening(event_loop, serving, protocol.obj(), given);
-        let transport = class::allocate(state().types.stream_transport.obj())?;
-        base::open_socket(transport.obj(), socket.obj(), &opening)
-            .inspect_err(|_| base::discard(transport.obj()))?;
+        let transport = class::allocate(state().types.stream_transport.obj(), Rules::Socket)?;
+        open::open_socket(transport.obj(), socket.obj(), &opening)
+            .inspect_err(|_| open::discard(transport.obj()))?;
         *made_transport = Some(transport);
         Ok(())
     });

@@ -306,11 +306,11 @@ fn tell(transport: Obj<'_>, this: &Fields, name: Obj<'_>, message: &str) -> R<()
 impl Fields {
     /// Receives once. The outer error is Python's, the inner one the kernel's.
     #[inline]
-    fn receive(&self) -> R<io::Result<Ref>> {
+    pub fn receive(&self) -> R<io::Result<Ref>> {
         let received = self.in_loop(|native| {
             let place = native.transports();
             self.descriptor
-                .with(&self.socket, |fd| Ok(place.receive(fd)))
+                .with(&self.socket, |fd| Ok(place.receive(fd, self.rules)))
         })?;
         received.unwrap_or_else(|error| Ok(Err(error)))
     }

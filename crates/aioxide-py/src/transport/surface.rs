@@ -14,9 +14,12 @@ use crate::state::state;
 
 // ---- what it says about itself ------------------------------------------------------------------
 
-/// `<StreamTransport fd=7 read=polling write=<idle, bufsize=0>>`
+/// `<StreamTransport fd=7 read=polling write=<idle, bufsize=0>>`; pipes: see `pipe::describe`.
 pub fn describe(transport: Obj<'_>) -> R<String> {
     let this = fields(transport);
+    if this.is_pipe() {
+        return Ok(super::pipe::describe(this));
+    }
     let fd = this.descriptor.number();
     let mut words = vec![String::from("StreamTransport")];
     let (closing, reads, writes, size) = this.with(|stream| {
@@ -62,7 +65,7 @@ pub fn get_extra_info(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
             return Ok(found);
         }
     }
-    if name.equals(state().names.socket.obj())? {
+    if !this.is_pipe() && name.equals(state().names.socket.obj())? {
         if let Some(found) = builtin::dict_get(this.full_extra()?.obj(), name)? {
             return Ok(found);
         }

@@ -6,9 +6,10 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 
 use aioxide_core::backend::sys::{self, VECTORED_MAX};
-use aioxide_core::stream::WritePlan;
+use aioxide_core::stream::{Rules, WritePlan};
 
 use super::base::{Chunk, Fields, fields};
 use super::report::{self, fatal};
@@ -20,7 +21,11 @@ use crate::ffi::{Obj, R, Raised, Ref, builtin, bytes};
 /// Slices of one send that need no allocation: a response is rarely in more pieces.
 const SLICES_INLINE: usize = 16;
 
-const WRITE_FAILED: &str = "Fatal write error on socket transport";
+/// What a failed write is called, on a socket and on a pipe.
+const WRITE_FAILED: [&str; 2] = [
+    "Fatal write error on socket transport",
+    "Fatal write error on pipe transport",
+];
 
 /// What became of data given to `write()`, as far as it goes without Python.
 enum Offer {
@@ -45,20 +50,32 @@ fn offer(this: &Fields, content: &[u8]) -> Offer {
         WritePlan::AfterEof => Offer::AfterEof,
         WritePlan::Lost { warn } => Offer::Lost { warn },
         WritePlan::Queue => Offer::Queue,
-        WritePlan::SendNow => {
-            match this
-                .descriptor
-                .with(&this.socket, |fd| sys::send(fd, content))
-            {
-                Ok(sent) if sent >= content.len() => {
-                    this.with(|stream| stream.handle_sent_at_once(turn));
-                    Offer::Done
-                }
-                Ok(sent) => Offer::Unsent(sent),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Offer::Unsent(0),
-                Err(error) => Offer::Failed(error),
+        WritePlan::SendNow => match send(this, content) {
+            Ok(sent) if sent >= content.len() => {
+                this.with(|stream| stream.handle_sent_at_once(turn));
+                Offer::Done
             }
-        }
+            Ok(sent) => Offer::Unsent(sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Offer::Unsent(0),
+            Err(error) => Offer::Failed(error),
+        },
+    }
+}
+
+/// One send of a socket, or one write to a pipe.
+#[inline]
+fn send(this: &Fields, content: &[u8]) -> io::Result<usize> {
+    this.descriptor.with(&this.socket, |fd| match this.rules {
+        Rules::Socket => sys::send(fd, content),
+        Rules::ReadPipe | Rules::WritePipe => sys::write(fd, content),
+    })
+}
+
+/// The same for several slices.
+fn send_vectored(this: &Fields, fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    match this.rules {
+        Rules::Socket => sys::send_vectored(fd, slices),
+        Rules::ReadPipe | Rules::WritePipe => sys::write_vectored(fd, slices),
     }
 }
 
@@ -67,7 +84,7 @@ pub fn write(transport: Obj<'_>, data: Obj<'_>) -> R<Ref> {
     let this = fields(transport);
     let immutable = bytes::slice(data);
     if immutable.is_none() && !builtin::is_mutable_bytes(data) {
-        return Err(not_bytes(data));
+        return Err(not_bytes(this, data));
     }
     if !this.empty_waiter.is_empty() {
         check_not_busy(this, "write")?;
@@ -113,10 +130,10 @@ fn conclude(
     let queued = match offer {
         Offer::Done => return Ok(none_ref()),
         Offer::AfterEof => return Err(Raised::runtime("Cannot call write() after write_eof()")),
-        Offer::Lost { warn } => return lost_write(warn),
+        Offer::Lost { warn } => return lost_write(this, warn),
         Offer::Failed(error) => {
             let exc = Raised::os_error(&error).take();
-            return fatal(transport, exc.obj(), WRITE_FAILED).map(|()| none_ref());
+            return write_failed(transport, this, exc.obj()).map(|()| none_ref());
         }
         Offer::Queue => {
             let chunk = chunk()?;
@@ -140,21 +157,46 @@ fn write_unreadable(transport: Obj<'_>, this: &Fields, raised: Raised) -> R<Ref>
     let exc = raised.take();
     match this.with(|stream| stream.handle_write(1, None)) {
         WritePlan::AfterEof => Err(Raised::runtime("Cannot call write() after write_eof()")),
-        WritePlan::Lost { warn } => lost_write(warn),
-        _ => fatal(transport, exc.obj(), WRITE_FAILED).map(|()| none_ref()),
+        WritePlan::Lost { warn } => lost_write(this, warn),
+        _ => write_failed(transport, this, exc.obj()).map(|()| none_ref()),
     }
 }
 
+/// A write that could not be tried, or failed at once. Pipes count it.
 #[cold]
-fn lost_write(warn: bool) -> R<Ref> {
+fn write_failed(transport: Obj<'_>, this: &Fields, exc: Obj<'_>) -> R<()> {
+    if this.is_pipe() {
+        give_up(transport, this)?;
+    }
+    fatal(transport, exc, WRITE_FAILED[usize::from(this.is_pipe())])
+}
+
+fn give_up(transport: Obj<'_>, this: &Fields) -> R<()> {
+    let mut spent = Vec::new();
+    let step = this.with(|stream| stream.handle_send_failed(&mut spent));
+    drop(spent);
+    run(transport, this, step, none())
+}
+
+#[cold]
+fn lost_write(this: &Fields, warn: bool) -> R<Ref> {
     if warn {
-        report::log_warning("socket.send() raised exception.")?;
+        report::log_warning(match this.rules {
+            Rules::Socket => "socket.send() raised exception.",
+            _ => "pipe closed by peer or os.write(pipe, data) raised exception.",
+        })?;
     }
     Ok(none_ref())
 }
 
 #[cold]
-fn not_bytes(data: Obj<'_>) -> Raised {
+fn not_bytes(this: &Fields, data: Obj<'_>) -> Raised {
+    if this.is_pipe() {
+        return match data.repr() {
+            Ok(shown) => builtin::assertion(&shown),
+            Err(raised) => raised,
+        };
+    }
     let wanted = if cfg!(Py_3_14) {
         "a bytes, bytearray, or memoryview object"
     } else {
@@ -179,12 +221,12 @@ fn check_not_busy(this: &Fields, method: &str) -> R<()> {
 
 /// `writelines(list_of_data)`.
 pub fn writelines(transport: Obj<'_>, lines: Obj<'_>) -> R<Ref> {
-    if cfg!(not(Py_3_12)) {
+    let this = fields(transport);
+    if cfg!(not(Py_3_12)) || this.is_pipe() {
         let joined = bytes::new(b"")?;
         let joined = joined.obj().getattr_str(c"join")?.obj().call1(lines)?;
         return write(transport, joined.obj());
     }
-    let this = fields(transport);
     if this.with(|stream| stream.is_eof_written()) {
         return Err(lines_after_eof());
     }
@@ -195,12 +237,12 @@ pub fn writelines(transport: Obj<'_>, lines: Obj<'_>) -> R<Ref> {
         return Ok(none_ref());
     }
     if let WritePlan::Lost { warn } = this.with(|stream| stream.handle_writelines()) {
-        return lost_write(warn);
+        return lost_write(this, warn);
     }
     let chunks = collect_lines(lines)?;
     // Asked again: iterating may have run anything.
     match this.with(|stream| stream.handle_writelines()) {
-        WritePlan::Lost { warn } => return lost_write(warn),
+        WritePlan::Lost { warn } => return lost_write(this, warn),
         WritePlan::AfterEof => return Err(lines_after_eof()),
         _ => {}
     }
@@ -252,12 +294,12 @@ pub fn transmit(transport: Obj<'_>, this: &Fields) -> R<()> {
             len += 1;
         }
         match rest.next() {
-            None => sys::send_vectored(fd, &inline[..len]),
+            None => send_vectored(this, fd, &inline[..len]),
             Some(next) => {
                 let mut all = inline.to_vec();
                 all.push(IoSlice::new(next));
                 all.extend(rest.map(IoSlice::new));
-                sys::send_vectored(fd, &all)
+                send_vectored(this, fd, &all)
             }
         }
     });
@@ -276,11 +318,12 @@ pub fn transmit(transport: Obj<'_>, this: &Fields) -> R<()> {
 #[cold]
 fn transmit_failed(transport: Obj<'_>, this: &Fields, error: &io::Error) -> R<()> {
     let exc = Raised::os_error(error).take();
-    let mut spent = Vec::new();
-    let step = this.with(|stream| stream.handle_send_failed(&mut spent));
-    drop(spent);
-    run(transport, this, step, none())?;
-    fatal(transport, exc.obj(), WRITE_FAILED)?;
+    give_up(transport, this)?;
+    fatal(
+        transport,
+        exc.obj(),
+        WRITE_FAILED[usize::from(this.is_pipe())],
+    )?;
     match this.empty_waiter.get() {
         Some(waiter) => waiter
             .obj()

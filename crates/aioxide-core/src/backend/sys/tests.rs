@@ -214,3 +214,22 @@ fn a_signal_ends_a_wait_without_an_error() {
     });
     assert!(CAUGHT.load(Ordering::Acquire));
 }
+
+#[test]
+fn files_are_told_apart() {
+    let (near, _far) = stream_pair();
+    assert_eq!(file_kind(near.as_fd()).expect("open"), FileKind::Socket);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    assert_eq!(file_kind(writer.as_fd()).expect("open"), FileKind::Pipe);
+    let null = std::fs::File::open("/dev/null").expect("on every Linux");
+    assert_eq!(file_kind(null.as_fd()).expect("open"), FileKind::CharDevice);
+    let folder = std::fs::File::open("/").expect("on every Linux");
+    assert_eq!(file_kind(folder.as_fd()).expect("open"), FileKind::Other);
+
+    set_nonblocking(reader.as_fd()).expect("open");
+    let mut room = [MaybeUninit::uninit(); 4];
+    let error = read(reader.as_fd(), &mut room).expect_err("nothing is there");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    assert_eq!(write(writer.as_fd(), b"ab").expect("room"), 2);
+    assert_eq!(read(reader.as_fd(), &mut room).expect("two bytes"), 2);
+}
