@@ -84,8 +84,12 @@ test: test-rust test-python ## Runs every test, Rust and Python, on one Python
 test-rust: $(STAMPS)/venv ## Runs the Rust tests
 	cargo test --package aioxide-core
 
+.PHONY: servers
+servers: ## Installs the servers that tests/apps starts, where this machine lets us
+	@tools/servers
+
 .PHONY: test-python
-test-python: build ## Runs the Python tests (PYTEST_ARGS="-k name" picks some)
+test-python: build servers ## Runs the Python tests (PYTEST_ARGS="-k name" picks some)
 	$(PY) -P -m pytest $(PYTEST_ARGS)
 
 .PHONY: test-all

@@ -2,6 +2,7 @@
 
 The `run` fixture runs a body's main coroutine and then fails the test for any call of the loop's
 exception handler, any task still pending and any descriptor or thread that was not there before.
+Servers are started when the first test asks for them, and stopped at the end of the run.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import asyncio
 import gc
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
+import servers
 
 import aioxide
 
@@ -48,6 +50,7 @@ def watched(loop_factory: LoopFactory) -> tuple[LoopFactory, list[dict[str, Any]
 
     def factory() -> asyncio.AbstractEventLoop:
         loop = loop_factory()
+        assert isinstance(loop, aioxide.Loop) == (loop_factory is aioxide.new_event_loop)
         loop.set_exception_handler(lambda _, context: told.append(context))
         return loop
 
@@ -74,3 +77,24 @@ def run(watched: tuple[LoopFactory, list[dict[str, Any]]]) -> Callable[[Main], N
             assert not thread.is_alive(), f"a thread was left behind: {thread}"
 
     return run_main
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Postgres]:
+    """Start PostgreSQL for the whole run."""
+    with servers.start_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[servers.Redis]:
+    """Start Redis for the whole run."""
+    with servers.start_redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[list[int]]:
+    """Start three Redis masters for the whole run, and give their ports."""
+    with servers.start_redis_cluster() as ports:
+        yield ports

@@ -55,18 +55,17 @@ def wait_gone(processes: Sequence[int], seconds: float) -> list[int]:
     return left
 
 
-class Program:
-    """A running `python ARGUMENTS`; leaving the `with` block kills what is left of it."""
+class Process:
+    """A running command; leaving the `with` block kills what is left of it."""
 
     def __init__(
-        self, *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
+        self, *command: str, cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> None:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-        quiet = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "default::ResourceWarning"}
         self._process = subprocess.Popen(
-            [sys.executable, *arguments],
+            command,
             cwd=cwd,
-            env=inherited | quiet | (env or {}),
+            env=inherited | (env or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -135,6 +134,11 @@ class Program:
             os.killpg(self._process.pid, number)
         return self.end(everyone)
 
+    def kill(self) -> None:
+        """Kill the program, without a chance to tidy up."""
+        self._process.kill()
+        self._process.wait()
+
     def end(self, everyone: Sequence[int] = ()) -> int:
         """Give the program's status once it, its workers and their streams have ended."""
         try:
@@ -146,3 +150,13 @@ class Program:
         for reader in self._readers:
             reader.join()
         return status
+
+
+class Program(Process):
+    """A running `python ARGUMENTS`, which says what it never closes."""
+
+    def __init__(
+        self, *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> None:
+        quiet = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "default::ResourceWarning"}
+        super().__init__(sys.executable, *arguments, cwd=cwd, env=quiet | (env or {}))
