@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -335,6 +336,13 @@ async def outcome(lib: Any, awaitable: Any) -> BaseException | None:
         return exc
     lib.note("no error")
     return None
+
+
+def stock_leaks(lib: Any) -> None:
+    """Forgive the stock loop the descriptors that it leaves to the garbage collector."""
+    gc.collect()
+    if not lib.native_loop:
+        lib.warnings_taken()
 
 
 def told(contexts: list[dict[str, Any]]) -> list[Any]:
