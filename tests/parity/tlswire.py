@@ -20,6 +20,8 @@ from typing import Any
 import trustme
 from wire import Peer, Recorder, abstract_name, listening, tcp_pair, until
 
+import aioxide.tls
+
 HOST = "localhost"
 CLIENT_ROUTES = ("connect", "connect-sock", "unix-connect", "start-client", "inner-client")
 SERVER_ROUTES = ("served", "accepted", "unix-served", "start-server", "inner-server")
@@ -336,6 +338,11 @@ async def outcome(lib: Any, awaitable: Any) -> BaseException | None:
         return exc
     lib.note("no error")
     return None
+
+
+def native_tls(lib: Any) -> bool:
+    """Tell whether the TLS layer is this loop's own, and not the standard library's."""
+    return bool(lib.native_loop) and not hasattr(aioxide.tls, "sslproto")
 
 
 def stock_leaks(lib: Any) -> None:
