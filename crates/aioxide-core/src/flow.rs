@@ -1,7 +1,7 @@
 //! High and low water of a write queue.
 //!
 //! Duty: keep a transport's two limits and remember whether its protocol was told to pause.
-//! Touches nothing but its own three fields; the caller supplies the queue's size, and calls the
+//! Touches nothing but its own fields; the caller supplies the queue's size, and calls the
 //! protocol after the borrow of this value has ended.
 //!
 //! Invariants: `high_bytes >= low_bytes`; a pause and a resume alternate, beginning with a pause.
@@ -37,6 +37,10 @@ pub struct Flow {
     paused: bool,
     high_bytes: usize,
     low_bytes: usize,
+    /// High limit where neither is given.
+    default_bytes: i64,
+    /// Reaching the high limit is enough: a queue must not exceed it otherwise.
+    inclusive: bool,
 }
 
 impl Default for Flow {
@@ -46,11 +50,33 @@ impl Default for Flow {
             paused: false,
             high_bytes,
             low_bytes: high_bytes / HIGH_TO_LOW as usize,
+            default_bytes: HIGH_WATER_DEFAULT_BYTES,
+            inclusive: false,
         }
     }
 }
 
 impl Flow {
+    /// Limits that already pause when the high one is reached, by anything but an empty queue.
+    ///
+    /// *Source*: asyncio `sslproto`, where an empty queue can also pause if the limit is 0.
+    pub fn reaching(default_bytes: i64) -> Self {
+        let mut flow = Self {
+            default_bytes,
+            inclusive: true,
+            ..Self::default()
+        };
+        // The default of the caller's own constant cannot contradict itself.
+        let valid = flow.set_limits(None, None);
+        debug_assert_eq!(valid, Ok(()));
+        flow
+    }
+
+    /// Notes that the protocol was told to pause by somebody else.
+    pub fn inherit_pause(&mut self) {
+        self.paused = true;
+    }
+
     /// Replaces the limits, both in bytes; a missing one is derived from the other as asyncio does.
     ///
     /// The protocol is neither paused nor resumed here: ask [`Flow::should_pause`] next. On error
@@ -62,7 +88,7 @@ impl Flow {
         let high_bytes = match (high, low) {
             (Some(high), _) => high,
             (None, Some(low)) => low.saturating_mul(HIGH_TO_LOW),
-            (None, None) => HIGH_WATER_DEFAULT_BYTES,
+            (None, None) => self.default_bytes,
         };
         let low_bytes = low.unwrap_or_else(|| high_bytes.div_euclid(HIGH_TO_LOW));
         let error = LimitsError {
@@ -86,6 +112,7 @@ impl Flow {
     /// Whether `size_bytes` is above the high limit, told to the protocol already or not.
     pub fn is_over(&self, size_bytes: usize) -> bool {
         size_bytes > self.high_bytes
+            || (self.inclusive && size_bytes > 0 && size_bytes == self.high_bytes)
     }
 
     /// Whether the protocol was told to pause and not yet to resume.
@@ -133,6 +160,19 @@ mod tests {
         assert_eq!(flow.limits(), (0, 0));
         assert_eq!(flow.set_limits(None, Some(i64::MAX)), Ok(()));
         assert_eq!(flow.limits(), (i64::MAX as usize, i64::MAX as usize));
+    }
+
+    #[test]
+    fn reaching_is_enough_unless_empty() {
+        let mut flow = Flow::reaching(40);
+        assert_eq!(flow.limits(), (10, 40));
+        assert!(!flow.should_pause(39));
+        assert!(flow.should_pause(40));
+        assert!(flow.should_resume(10));
+        assert_eq!(flow.set_limits(Some(0), None), Ok(()));
+        assert!(!flow.should_pause(0));
+        assert!(flow.should_pause(1));
+        assert!(flow.should_resume(0));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! - [`turn`]: one turn of the loop over these.
 //! - [`buf`], [`flow`], [`stream`]: a byte stream without io, and where its bytes wait.
 //! - [`datagram`]: the same for datagrams.
+//! - [`tls`]: a TLS connection without io, over any transport and any library.
 //! - [`stats`], [`heartbeat`]: what other threads may read while the loop runs.
 //!
 //! Invariants: no Python anywhere; entries are generic, moved in and handed back, never dropped
@@ -26,4 +27,5 @@ pub mod slab;
 pub mod stats;
 pub mod stream;
 pub mod timers;
+pub mod tls;
 pub mod turn;
