@@ -8,6 +8,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 20
 PEERS ?= uvloop rloop rsloop zuvloop
+# The releases that the claims of tests/asked are about; they change together.
+PEERS_ASKED := uvloop==0.23.0 rloop==0.5.0 rsloop==0.1.66 zuvloop==0.0.17
 
 PY := $(VENV)/bin/python
 STAMPS := $(VENV)/.stamps
@@ -53,6 +55,14 @@ $(STAMPS)/bench: $(STAMPS)/test
 	  $(PIP) --only-binary :all: $$peer 2>/dev/null || echo "bench: no $$peer for this Python"; done
 	@touch $@
 
+# Each in a folder of its own beside the environment, so that no server finds one by accident.
+$(STAMPS)/peers: Makefile $(STAMPS)/test
+	@rm -rf $(VENV)/peers
+	@for peer in $(PEERS_ASKED); do \
+	  $(PIP) --only-binary :all: --no-deps --target $(VENV)/peers/$${peer%%=*} $$peer 2>/dev/null \
+	    || { rm -rf $(VENV)/peers/$${peer%%=*}; echo "test: no $$peer for this Python"; }; done
+	@touch $@
+
 # The package as a user gets it: built by `pip install .` in release mode, not linked to this tree.
 $(STAMPS)/installed: $(RUST_SOURCES) $(PY_SOURCES) pyproject.toml README.md $(STAMPS)/test
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(PIP) --no-build-isolation --no-deps --force-reinstall .
@@ -89,7 +99,7 @@ servers: ## Installs the servers that tests/apps starts, where this machine lets
 	@tools/servers
 
 .PHONY: test-python
-test-python: build servers ## Runs the Python tests (PYTEST_ARGS="-k name" picks some)
+test-python: build servers $(STAMPS)/peers ## Runs the Python tests (PYTEST_ARGS="-k name" picks some)
 	$(PY) -P -m pytest $(PYTEST_ARGS)
 
 .PHONY: test-all

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 _interleave_addrinfos: Any = getattr(base_events, "_interleave_addrinfos")  # noqa: B009
 
-#: From 3.15 on a connection's callbacks share one copy of the context it was created in.
-CONNECTION_CONTEXTS = sys.version_info >= (3, 15)
-
 #: From 3.14 on a caller's socket, too, is closed if no transport comes of it.
 _OWNS_CALLERS_SOCKET = sys.version_info >= (3, 14)
 
@@ -313,9 +310,8 @@ class Connect(Room):
             refused = True
             self._ensure_fd_no_transport(sock)
             refused = False
-            context: dict[str, Any] = {}
-            if CONNECTION_CONTEXTS:
-                context["context"] = contextvars.copy_context()
+            # Everything of the connection runs in one copy of the context it was created in.
+            context = contextvars.copy_context()
             if ssl:
                 transport = self._make_ssl_transport(
                     sock,
@@ -326,10 +322,10 @@ class Connect(Room):
                     server_hostname=server_hostname,
                     ssl_handshake_timeout=ssl_handshake_timeout,
                     ssl_shutdown_timeout=ssl_shutdown_timeout,
-                    **context,
+                    context=context,
                 )
             else:
-                transport = self._make_socket_transport(sock, protocol, waiter, **context)
+                transport = self._make_socket_transport(sock, protocol, waiter, context=context)
         except BaseException:
             # A descriptor that another transport uses is that transport's to close.
             if owned or (_OWNS_CALLERS_SOCKET and not refused):

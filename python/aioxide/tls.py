@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from . import _aioxide
 from ._room import Room
-from .connect import CONNECTION_CONTEXTS
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -103,7 +102,7 @@ class Tls(Room):
 
         The native accept calls this; errors go where those of an accept go. Times in seconds.
         """
-        if context is None and CONNECTION_CONTEXTS:
+        if context is None:
             context = contextvars.copy_context()
         begin = self._begin_ssl(
             sock, protocol_factory, sslcontext, server, handshake_timeout, shutdown_timeout, context

@@ -204,13 +204,12 @@ fn connection(
         Some(context) => context::copy(context)?,
         None => context::copy_current()?,
     };
-    let given = serving.context.map(|_| own.obj());
     if serving.tls.is_some() || is_debug {
         return connection_by_socket(event_loop, serving, fd, kind, peer, &own);
     }
     let opened = within(own.obj(), || {
         let protocol = serving.factory.call0()?;
-        let opening = opening(event_loop, serving, protocol.obj(), given);
+        let opening = opening(event_loop, serving, protocol.obj(), Some(own.obj()));
         let transport = class::allocate(state().types.stream_transport.obj(), Rules::Socket)?;
         open::open_accepted(transport.obj(), fd, kind, peer, &opening)
             .inspect_err(|_| open::discard(transport.obj()))
@@ -276,8 +275,7 @@ fn connection_by_socket(
         }
         let [made_protocol, made_transport] = &mut made;
         let protocol = made_protocol.insert(serving.factory.call0()?);
-        let given = serving.context.map(|_| own.obj());
-        let opening = opening(event_loop, serving, protocol.obj(), given);
+        let opening = opening(event_loop, serving, protocol.obj(), Some(own.obj()));
         let transport = class::allocate(state().types.stream_transport.obj(), Rules::Socket)?;
         open::open_socket(transport.obj(), socket.obj(), &opening)
             .inspect_err(|_| open::discard(transport.obj()))?;
