@@ -112,6 +112,10 @@ test-all: test-rust ## Runs the Python tests on every Python 3.11 to 3.15 found 
 	    || failed="$$failed $$version"; \
 	done; [ -z "$$failed" ] || { echo "failed on Python$$failed"; exit 1; }; }
 
+.PHONY: cpython
+cpython: build ## Prints, module by module, how CPython's own asyncio tests fare
+	$(PY) -m tests.cpython.report
+
 .PHONY: loom
 loom: ## Explores the interleavings of the cross-thread inbox
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),target)/loom" \

@@ -7,7 +7,8 @@ with a memory layout of its own. For the type checker `Room` is the loop that th
 from __future__ import annotations
 
 import asyncio
-import logging
+from asyncio import base_events, unix_events
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -85,5 +86,28 @@ if TYPE_CHECKING:
 else:
     Room = object
 
-#: asyncio's own logger: programs configure and tests capture it by this name.
-logger = logging.getLogger("asyncio")
+
+class _Global:
+    """A global of one of asyncio's modules, looked up at each use.
+
+    Programs and tests put their own in its place, as `mock.patch("asyncio.base_events.socket")`.
+    """
+
+    def __init__(self, module: ModuleType, name: str) -> None:
+        self._module = module
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(self._module, self._name), name)
+
+
+#: asyncio's own logger: programs configure and tests capture it by the name "asyncio".
+logger: Any = _Global(base_events, "logger")
+#: The module `socket`, for making sockets.
+socket_module: Any = _Global(base_events, "socket")
+#: The same, for Unix sockets.
+unix_socket_module: Any = _Global(unix_events, "socket")
+#: What signal handlers are set with.
+signal_module: Any = _Global(unix_events, "signal")
+#: What tells that the interpreter ends.
+sys_module: Any = _Global(unix_events, "sys")

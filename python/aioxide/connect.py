@@ -18,7 +18,7 @@ from asyncio import base_events, staggered
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ._room import Room, logger
+from ._room import Room, logger, socket_module, unix_socket_module
 from .sock import check_ssl_socket
 
 if TYPE_CHECKING:
@@ -134,14 +134,15 @@ class Connect(Room):
         mine: list[OSError] = []
         errors.append(mine)
         family, kind, proto, _, address = addr_info
-        sock = None
+        sock: socket.socket | None = None
         try:
-            sock = socket.socket(family=family, type=kind, proto=proto)
-            sock.setblocking(False)
+            made: socket.socket = socket_module.socket(family=family, type=kind, proto=proto)
+            sock = made
+            made.setblocking(False)
             if local_addrs is not None:
-                _bind_one_of(sock, family, local_addrs, mine)
-            await self.sock_connect(sock, address)
-            return sock
+                _bind_one_of(made, family, local_addrs, mine)
+            await self.sock_connect(made, address)
+            return made
         except BaseException as error:
             if sock is not None:
                 _close_quietly(sock)
@@ -368,7 +369,7 @@ class Connect(Room):
             if sock is not None:
                 raise ValueError("path and sock can not be specified at the same time")
             path = os.fspath(path)
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0)
+            sock = unix_socket_module.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0)
             try:
                 sock.setblocking(False)
                 await self.sock_connect(sock, path)

@@ -7,7 +7,7 @@ import socket
 from asyncio import base_events
 from typing import Any
 
-from ._room import Room, logger
+from ._room import Room, logger, socket_module
 
 _ipaddr_info: Any = getattr(base_events, "_ipaddr_info")  # noqa: B009 - private to typeshed
 
@@ -31,7 +31,7 @@ class Dns(Room):
         asked = ", ".join(words)
         logger.debug("Get address info %s", asked)
         began = self.time()
-        found: list[Any] = socket.getaddrinfo(host, port, family, type, proto, flags)
+        found: list[Any] = socket_module.getaddrinfo(host, port, family, type, proto, flags)
         took = self.time() - began
         report = f"Getting address info {asked} took {took * 1e3:.3f}ms: {found!r}"
         if took >= self.slow_callback_duration:
@@ -51,7 +51,7 @@ class Dns(Room):
         flags: int = 0,
     ) -> list[Any]:
         """`socket.getaddrinfo` in the default executor. Raises socket.gaierror as that does."""
-        ask = self._getaddrinfo_debug if self._debug else socket.getaddrinfo
+        ask = self._getaddrinfo_debug if self._debug else socket_module.getaddrinfo
         found: list[Any] = await self.run_in_executor(
             None, ask, host, port, family, type, proto, flags
         )
@@ -59,7 +59,7 @@ class Dns(Room):
 
     async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
         """`socket.getnameinfo` in the default executor."""
-        return await self.run_in_executor(None, socket.getnameinfo, sockaddr, flags)
+        return await self.run_in_executor(None, socket_module.getnameinfo, sockaddr, flags)
 
     async def _ensure_resolved(
         self,

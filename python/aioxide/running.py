@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 import warnings
 import weakref
 from asyncio import constants, events
@@ -34,6 +35,9 @@ def _stop_loop_of(future: asyncio.Future[Any]) -> None:
 
 class Running(Room):
     """Life cycle of the loop. *Source*: `asyncio.base_events.BaseEventLoop`."""
+
+    #: Seconds; what asyncio's own tests, and timers of others, round with.
+    _clock_resolution = time.get_clock_info("monotonic").resolution
 
     def _init_running(self) -> None:
         self._asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._room import Room, logger
+from ._room import Room, logger, socket_module, unix_socket_module
 from .connect import bind_error, check_ssl_timeouts, check_unix_stream
 from .server import Server
 from .sock import check_ssl_socket
@@ -31,10 +31,10 @@ _REMOVES_SOCKET_FILE = sys.version_info >= (3, 13)
 
 def _set_reuseport(sock: socket.socket) -> None:
     """Set SO_REUSEPORT; raise ValueError where that cannot be done."""
-    if not hasattr(socket, "SO_REUSEPORT"):
+    if not hasattr(socket_module, "SO_REUSEPORT"):
         raise ValueError("reuse_port not supported by socket module")
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket_module.SO_REUSEPORT, 1)
     except OSError:
         raise ValueError(
             "reuse_port not supported by socket module, SO_REUSEPORT defined but not implemented."
@@ -86,7 +86,7 @@ def _remove_stale_socket(path: str | bytes) -> None:
 
 def _bind_unix(path: str | bytes) -> socket.socket:
     """Return a new Unix stream socket bound to `path`; name the path if it is in use."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock: socket.socket = unix_socket_module.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if not _is_abstract(path):
             _remove_stale_socket(path)
@@ -124,7 +124,7 @@ class Serve(Room):
         """Return a new socket bound to the address of `info`; None if this system lacks that."""
         family, kind, proto, _, address = info
         try:
-            sock = socket.socket(family, kind, proto)
+            sock: socket.socket = socket_module.socket(family, kind, proto)
         except OSError:
             # An unsupported combination of family, type and protocol.
             if self._debug:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import signal
 import sys
 import threading
 import warnings
@@ -24,7 +23,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVarTuple
 
-from ._room import Room, logger
+from ._room import Room, logger, signal_module, sys_module
 from .executor import _is_coroutine_function
 
 _Ts = TypeVarTuple("_Ts")
@@ -40,7 +39,7 @@ def _ignore_signal(signum: int, frame: FrameType | None) -> None:
 def _forget_wakeup_fd() -> None:
     """After a fork: signals of the child must not be told to the parent's loop."""
     try:
-        signal.set_wakeup_fd(-1)
+        signal_module.set_wakeup_fd(-1)
     except ValueError:
         # Forked by another thread than the main one of an embedding program: nothing was set.
         return
@@ -84,13 +83,13 @@ class Signals(Room):
             return False
         fd = self._wakeup_fd()
         try:
-            previous = signal.set_wakeup_fd(fd)
+            previous = signal_module.set_wakeup_fd(fd)
         except (ValueError, OSError):
             # Not the main interpreter: it is not told of signals.
             return False
         if previous not in (-1, fd):
             try:
-                signal.set_wakeup_fd(previous)
+                signal_module.set_wakeup_fd(previous)
             except (ValueError, OSError):
                 # Their descriptor is closed: nobody is listening there, so ours stays.
                 self._wakeup_taken = True
@@ -107,10 +106,10 @@ class Signals(Room):
     def _restore_wakeup_fd(self) -> None:
         """Leave no wake-up descriptor behind; one that somebody set over ours stays."""
         try:
-            current = signal.set_wakeup_fd(-1)
+            current = signal_module.set_wakeup_fd(-1)
             self._wakeup_taken = False
             if current != -1 and (self._wakeup_pipe is None or current != self._wakeup_pipe[1]):
-                signal.set_wakeup_fd(current)
+                signal_module.set_wakeup_fd(current)
         except (ValueError, OSError) as error:
             logger.info("set_wakeup_fd(-1) failed: %s", error)
 
@@ -156,15 +155,15 @@ class Signals(Room):
         self._check_closed()
         try:
             # Fails outside the main thread, before anything has changed.
-            signal.set_wakeup_fd(self._wakeup_fd())
+            signal_module.set_wakeup_fd(self._wakeup_fd())
         except (ValueError, OSError) as error:
             raise RuntimeError(str(error)) from error
         self._wakeup_taken = True
         self._signal_handlers[sig] = asyncio.Handle(callback, args, self, None)
         try:
-            signal.signal(sig, _ignore_signal)
+            signal_module.signal(sig, _ignore_signal)
             # System calls of other threads and of C code go on after this signal.
-            signal.siginterrupt(sig, False)
+            signal_module.siginterrupt(sig, False)
         except OSError as error:
             del self._signal_handlers[sig]
             self._release_wakeup_fd()
@@ -180,9 +179,13 @@ class Signals(Room):
         self._check_signal(sig)
         if self._signal_handlers.pop(sig, None) is None:
             return False
-        default: Any = signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL
+        default: Any = (
+            signal_module.default_int_handler
+            if sig == signal_module.SIGINT
+            else signal_module.SIG_DFL
+        )
         try:
-            signal.signal(sig, default)
+            signal_module.signal(sig, default)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise RuntimeError(f"sig {sig} cannot be caught") from error
@@ -195,7 +198,7 @@ class Signals(Room):
         if self._signal_handlers or self._wakeup_armed:
             return
         try:
-            signal.set_wakeup_fd(-1)
+            signal_module.set_wakeup_fd(-1)
             self._wakeup_taken = False
         except (ValueError, OSError) as error:
             logger.info("set_wakeup_fd(-1) failed: %s", error)
@@ -204,7 +207,7 @@ class Signals(Room):
         """Raise TypeError or ValueError unless `sig` is a signal number of this system."""
         if not isinstance(sig, int):
             raise TypeError(f"sig must be an int, not {sig!r}")
-        if sig not in signal.valid_signals():
+        if sig not in signal_module.valid_signals():
             raise ValueError(f"invalid signal number {sig}")
 
     def _close_signals(self) -> None:
@@ -214,7 +217,7 @@ class Signals(Room):
         loop) is left open: its number must not become somebody else's file.
         """
         try:
-            if not sys.is_finalizing():
+            if not sys_module.is_finalizing():
                 for sig in list(self._signal_handlers):
                     self.remove_signal_handler(sig)
             elif self._signal_handlers:

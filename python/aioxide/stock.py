@@ -41,12 +41,13 @@ class _Watched:
     def __init__(self, interest: Callable[[int], int]) -> None:
         self._interest = interest
 
-    def get_key(self, fd: int) -> selectors.SelectorKey:
-        """Return what is watched of `fd`; KeyError if nothing is."""
+    def get_key(self, file: Any) -> selectors.SelectorKey:
+        """Return what is watched of a descriptor or its object; KeyError if nothing is."""
+        fd = file if isinstance(file, int) else file.fileno()
         events = self._interest(fd)
         if not events:
-            raise KeyError(f"{fd!r} is not registered")
-        return selectors.SelectorKey(fd, fd, events, None)
+            raise KeyError(f"{file!r} is not registered")
+        return selectors.SelectorKey(file, fd, events, None)
 
 
 class _Feeding(asyncio.Protocol):

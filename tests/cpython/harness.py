@@ -11,6 +11,7 @@ import fnmatch
 import importlib.util
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -48,30 +49,14 @@ FOREIGN_LOOP = Suite("foreign-loop", "aioxide:Task", "aioxide:Future")
 NATIVE_TASK = Suite("native-task", task="aioxide:Task")
 NATIVE_FUTURE = Suite("native-future", future="aioxide:Future")
 
+PACKAGE = "test.test_asyncio"
 # Modules about Task and Future, run with every pairing of native and stock types.
 TYPE_MODULES = ("test_tasks", "test_futures", "test_futures2", "test_eager_task_factory")
-# Modules that make loops and run on whatever they get.
-LOOP_MODULES = (
-    "test_buffered_proto",
-    "test_context",
-    "test_events",
-    "test_free_threading",
-    "test_graph",
-    "test_locks",
-    "test_pep492",
-    "test_queues",
-    "test_runners",
-    "test_sendfile",
-    "test_server",
-    "test_server_context",
-    "test_sock_lowlevel",
-    "test_staggered",
-    "test_streams",
-    "test_subprocess",
-    "test_taskgroups",
-    "test_threads",
-    "test_timeouts",
-    "test_waitfor",
+# Modules of CPython's tests outside of that package that run coroutines on loops.
+OTHER_MODULES = (
+    "test_asyncgen",
+    "test_unittest.test_async_case",
+    "test_unittest.testmock.testasync",
 )
 
 
@@ -81,6 +66,8 @@ class Outcome:
 
     status: dict[str, str] = field(default_factory=dict)
     detail: dict[str, str] = field(default_factory=dict)
+    #: How many loops under test each test made.
+    loops: dict[str, int] = field(default_factory=dict)
 
     def with_status(self, status: str) -> set[str]:
         """Return the ids that ended so."""
@@ -88,42 +75,83 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One entry of `expected.toml`: tests that are to fail, and why."""
+class Entry:
+    """One entry of `expected.toml`: which tests it speaks of, and why.
+
+    `private`: they look inside a stock loop and are not counted. Otherwise they are counted, and
+    are to fail.
+    """
 
     test: str
     reason: str
     suites: tuple[str, ...] = ("*",)
     pythons: tuple[str, ...] = ("*",)
+    private: bool = False
+    #: Would wait for a mock of the stock loop's selector forever: not even run.
+    hangs: bool = False
 
-    def applies(self, suite: str, python: str) -> bool:
-        """Whether the entry speaks of this suite on this Python."""
-        return matches(suite, self.suites) and matches(python, self.pythons)
+    def applies(self, suite: str, python: str, module: str) -> bool:
+        """Whether the entry speaks of this module under this suite on this Python."""
+        return (
+            self.test.startswith(f"{module}.")
+            and matches(suite, self.suites)
+            and matches(python, self.pythons)
+        )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a suite compares with stock on one module."""
+    """How a suite compares with stock on one module.
+
+    `exercised`: passed tests that made a loop under test. `private`: stock's passes that look
+    inside stock's loop and so are not counted. `wrong`: entries that are not true any more.
+    """
 
     counted: int
     passed: int
     expected: int
+    exercised: int
+    private: int
     failures: Mapping[str, str]
-    passes: Mapping[str, str]
+    wrong: Mapping[str, str]
 
     @property
     def good(self) -> bool:
         """Whether nothing unexpected happened."""
-        return not self.failures and not self.passes
+        return not self.failures and not self.wrong
 
     def report(self) -> str:
         """Return what went wrong, test by test."""
         parts = [f"--- {test}: failed\n{text}" for test, text in sorted(self.failures.items())]
-        parts += [
-            f"--- {test}: passed, but expected.toml says it fails: {reason}"
-            for test, reason in sorted(self.passes.items())
-        ]
+        parts += [f"--- {test}: {text}" for test, text in sorted(self.wrong.items())]
         return "\n".join(parts)
+
+
+@dataclass
+class Totals:
+    """Sums of verdicts."""
+
+    counted: int = 0
+    passed: int = 0
+    expected: int = 0
+    exercised: int = 0
+    private: int = 0
+
+    def add(self, verdict: Verdict | Totals) -> None:
+        """Add one more."""
+        self.counted += verdict.counted
+        self.passed += verdict.passed
+        self.expected += verdict.expected
+        self.exercised += verdict.exercised
+        self.private += verdict.private
+
+    def __str__(self) -> str:
+        return (
+            f"{self.passed}/{self.counted} of what stock passes "
+            f"({self.passed / max(self.counted, 1):.2%}), {self.expected} expected differences; "
+            f"{self.exercised} made a loop under test; {self.private} private to stock's loop, "
+            f"not counted"
+        )
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -131,45 +159,71 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def full_name(module: str) -> str:
+    """Return the name to import a module by: `test_tasks`, `test_unittest.test_async_case`."""
+    return f"test.{module}" if module in OTHER_MODULES else f"{PACKAGE}.{module}"
+
+
 def module_exists(module: str) -> bool:
     """Whether the running interpreter has this test module."""
-    if importlib.util.find_spec("test") is None:
+    try:
+        return importlib.util.find_spec(full_name(module)) is not None
+    except ModuleNotFoundError:
         return False
-    return importlib.util.find_spec(f"test.test_asyncio.{module}") is not None
+
+
+def modules() -> list[str]:
+    """Return the test modules to run on this Python; those about Windows are not among them."""
+    spec = importlib.util.find_spec(PACKAGE) if importlib.util.find_spec("test") else None
+    if spec is None:
+        return []
+    names = {found.name for found in pkgutil.iter_modules(spec.submodule_search_locations)}
+    here = sorted(name for name in names if name.startswith("test_"))
+    return [name for name in here if not name.startswith("test_windows_")] + [
+        module for module in OTHER_MODULES if module_exists(module)
+    ]
 
 
 def cases() -> list[tuple[Suite, str]]:
     """Return every suite and module to run on this Python."""
-    pairs = [
-        (suite, module)
-        for module in TYPE_MODULES
-        for suite in (NATIVE, FOREIGN_LOOP, NATIVE_TASK, NATIVE_FUTURE)
-    ]
-    pairs += [(NATIVE, module) for module in LOOP_MODULES]
-    return [(suite, module) for suite, module in pairs if module_exists(module)]
-
-
-def load_expected(path: Path = EXPECTED) -> list[Difference]:
-    """Read the expected differences."""
-    with path.open("rb") as file:
-        entries = tomllib.load(file).get("difference", [])
     return [
-        Difference(
+        (suite, module)
+        for module in modules()
+        for suite in (NATIVE, FOREIGN_LOOP, NATIVE_TASK, NATIVE_FUTURE)
+        if suite is NATIVE or module in TYPE_MODULES
+    ]
+
+
+def load_expected(path: Path = EXPECTED) -> list[Entry]:
+    """Read the list of expected differences and private tests."""
+    with path.open("rb") as file:
+        tables = tomllib.load(file)
+    return [
+        Entry(
             entry["test"],
             entry["reason"],
             tuple(entry.get("suites", ("*",))),
             tuple(entry.get("pythons", ("*",))),
+            private=kind == "private",
+            hangs=entry.get("hangs", False),
         )
-        for entry in entries
+        for kind in ("difference", "private")
+        for entry in tables.get(kind, [])
     ]
 
 
-def run(suite: Suite, module: str, path: Iterable[str] = ()) -> Outcome:
-    """Run one module under one suite; a worker that dies fails its test and is started again."""
+def run(
+    suite: Suite, module: str, path: Iterable[str] = (), expected: Iterable[Entry] = ()
+) -> Outcome:
+    """Run one module under one suite; a worker that dies fails its test and is started again.
+
+    Tests that are listed as hanging are left out.
+    """
+    hanging = [entry.test for entry in expected if entry.hangs and suite is not STOCK]
     outcome = Outcome()
     begin = time.monotonic()
     while True:
-        ended, running, log = run_worker(suite, module, outcome, path)
+        ended, running, log = run_worker(suite, module, outcome, path, hanging)
         if ended:
             return outcome
         test = running or f"{module} (import)"
@@ -184,15 +238,16 @@ def run(suite: Suite, module: str, path: Iterable[str] = ()) -> Outcome:
 
 
 def run_worker(
-    suite: Suite, module: str, outcome: Outcome, path: Iterable[str]
+    suite: Suite, module: str, outcome: Outcome, path: Iterable[str], hanging: list[str]
 ) -> tuple[bool, str | None, str]:
     """Start one worker and take its lines; return (reached the end, test running then, log)."""
     request = {
-        "module": module,
+        "module": full_name(module),
         "task": suite.task,
         "future": suite.future,
         "loop": suite.loop,
         "skip": sorted(outcome.status),
+        "leave_out": hanging,
     }
     source, sink = os.pipe()
     environment = dict(os.environ, AIOXIDE_RESULT_FD=str(sink))
@@ -228,39 +283,65 @@ def take(lines: Iterable[str], outcome: Outcome) -> tuple[bool, str | None]:
         elif event["event"] == "done":
             outcome.status[event["id"]] = event["status"]
             outcome.detail[event["id"]] = event["detail"]
+            outcome.loops[event["id"]] = event["loops"]
             running = None
         else:
             return True, None
     return False, running
 
 
+def sort_out(
+    entries: Iterable[Entry], counted: Iterable[str], wrong: dict[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the tests that are private and those that are to fail, with the reasons.
+
+    An entry that speaks of no test that stock passes is noted in `wrong`.
+    """
+    private: dict[str, str] = {}
+    listed: dict[str, str] = {}
+    for entry in entries:
+        found = fnmatch.filter(counted, entry.test)
+        (private if entry.private else listed).update(dict.fromkeys(found, entry.reason))
+        if not found:
+            wrong[entry.test] = "is in expected.toml, but no test that stock passes is named so"
+    return private, listed
+
+
 def judge(
     suite: Suite,
+    module: str,
     control: Outcome,
     subject: Outcome,
-    expected: Iterable[Difference],
+    expected: Iterable[Entry],
     python: str = PYTHON,
 ) -> Verdict:
-    """Compare a suite with stock: stock's passes must pass unless listed, the listed must not."""
-    counted = control.with_status("passed")
-    listed = {
-        test: entry.reason
-        for entry in expected
-        if entry.applies(suite.name, python)
-        for test in counted
-        if fnmatch.fnmatchcase(test, entry.test)
-    }
-    passed = counted & subject.with_status("passed")
+    """Compare a suite with stock: stock's passes must pass unless listed, the listed must not.
+
+    A private test may pass where it never makes a loop under test.
+    """
+    wrong: dict[str, str] = {}
+    applying = [entry for entry in expected if entry.applies(suite.name, python, module)]
+    private, listed = sort_out(applying, control.with_status("passed"), wrong)
+    counted = control.with_status("passed") - set(private)
+    passes = subject.with_status("passed")
+    passed = counted & passes
     failed = (counted - passed) | (subject.with_status("failed") - set(control.status))
+    unexpected = set(listed) & passed
+    unexpected |= {test for test in set(private) & passes if subject.loops.get(test)}
+    for test in unexpected:
+        reason = listed.get(test, private.get(test))
+        wrong[test] = f"passed, but expected.toml says it cannot: {reason}"
     return Verdict(
         counted=len(counted),
         passed=len(passed),
         expected=len(set(listed) - passed),
+        exercised=sum(1 for test in passed if subject.loops.get(test)),
+        private=len(private),
         failures={
             test: subject.detail.get(test, "did not run")
             or f"was {subject.status[test]}, on stock it passes"
             for test in failed
             if test not in listed and not (REST in subject.status and test not in subject.status)
         },
-        passes={test: reason for test, reason in listed.items() if test in passed},
+        wrong=wrong,
     )

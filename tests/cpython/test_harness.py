@@ -30,7 +30,9 @@ def judged(suite: harness.Suite, tmp_path: Path) -> harness.Verdict:
     (tmp_path / "broken_types.py").write_text(BROKEN)
     path = [str(tmp_path)]
     control = harness.run(harness.STOCK, "test_futures")
-    return harness.judge(suite, control, harness.run(suite, "test_futures", path), [])
+    return harness.judge(
+        suite, "test_futures", control, harness.run(suite, "test_futures", path), []
+    )
 
 
 def test_stock_types_pass_through_the_same_door(tmp_path: Path) -> None:
@@ -57,22 +59,45 @@ def test_a_dying_process_fails_only_its_test(tmp_path: Path) -> None:
 
 
 def outcome(**status: str) -> harness.Outcome:
-    return harness.Outcome(dict(status), dict.fromkeys(status, "detail"))
+    named = {f"m.{test}": text for test, text in status.items()}
+    return harness.Outcome(named, dict.fromkeys(named, "detail"))
 
 
 def test_judgement_of_listed_and_unlisted() -> None:
     control = outcome(a="passed", b="passed", c="failed", d="passed")
     subject = outcome(a="passed", b="failed", c="failed", d="skipped")
-    bare = harness.judge(harness.NATIVE, control, subject, [])
-    assert set(bare.failures) == {"b", "d"}
-    listed = [harness.Difference("[bd]", "known")]
-    assert harness.judge(harness.NATIVE, control, subject, listed).good
-    stale = [*listed, harness.Difference("a", "was broken once")]
-    assert set(harness.judge(harness.NATIVE, control, subject, stale).passes) == {"a"}
-    elsewhere = [harness.Difference("[bd]", "known", pythons=("3.0",))]
-    assert not harness.judge(harness.NATIVE, control, subject, elsewhere).good
+
+    def judge(*entries: harness.Entry) -> harness.Verdict:
+        return harness.judge(harness.NATIVE, "m", control, subject, entries)
+
+    assert set(judge().failures) == {"m.b", "m.d"}
+    known = harness.Entry("m.[bd]", "known")
+    assert judge(known).good
+    assert (judge(known).passed, judge(known).counted, judge(known).expected) == (1, 3, 2)
+    assert set(judge(known, harness.Entry("m.a", "was broken once")).wrong) == {"m.a"}
+    assert set(judge(known, harness.Entry("m.x*", "has no such test")).wrong) == {"m.x*"}
+    assert judge(known, harness.Entry("other.x", "of another module")).good
+    assert not judge(harness.Entry("m.[bd]", "known", pythons=("3.0",))).good
 
 
-def test_every_expected_difference_has_a_reason() -> None:
-    entries = harness.load_expected()
-    assert all(entry.reason.strip() for entry in entries)
+def test_judgement_of_private_tests() -> None:
+    control = outcome(a="passed", b="passed", c="passed")
+    subject = outcome(a="passed", b="passed", c="failed")
+    subject.loops = {"m.b": 1}
+
+    def judge(test: str) -> harness.Verdict:
+        return harness.judge(
+            harness.NATIVE, "m", control, subject, [harness.Entry(test, "private", private=True)]
+        )
+
+    assert judge("m.[ac]").good
+    assert (judge("m.[ac]").passed, judge("m.[ac]").counted, judge("m.[ac]").private) == (1, 1, 2)
+    # It passes on a loop under test, so it is not about the inside of another.
+    assert set(judge("m.[bc]").wrong) == {"m.b"}
+
+
+def test_every_entry_names_its_module_and_has_a_reason() -> None:
+    known = {*harness.modules(), *harness.OTHER_MODULES}
+    for entry in harness.load_expected():
+        assert entry.reason.strip()
+        assert entry.test.split(".")[0] in known or entry.pythons != ("*",), entry.test

@@ -3,10 +3,11 @@
 Run as a script by `harness.py`, never imported. CPython's test modules name the C types
 `asyncio.tasks._CTask` and `asyncio.futures._CFuture` and build every pairing and subclass of
 them at import; whatever stands under those two names before the import is what they test. The
-same holds for the names that make loops. Nothing of CPython's is copied: the `test` package of
-the running interpreter is imported.
+same holds for the names that make loops (`stand_ins.py`). Nothing of CPython's is copied: the
+`test` package of the running interpreter is imported.
 
-Input: one JSON object as the only argument (`module`, `task`, `future`, `loop`, `skip`).
+Input: one JSON object as the only argument (`module`, `task`, `future`, `loop`, `skip`,
+`leave_out`).
 Output: one JSON line per event on the descriptor `AIOXIDE_RESULT_FD`: `start` before a test,
 `done` after it, `end` once. A process that dies leaves a `start` without its `done`.
 """
@@ -14,8 +15,8 @@ Output: one JSON line per event on the descriptor `AIOXIDE_RESULT_FD`: `start` b
 from __future__ import annotations
 
 import asyncio
-import asyncio.unix_events
 import faulthandler
+import fnmatch
 import importlib
 import json
 import os
@@ -27,9 +28,10 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, TypeAlias
 
+import stand_ins
+
 # A CPython test needs a few seconds at most; longer is a hang, shown by its stack.
 TEST_SECONDS_MAX = 20
-PACKAGE = "test.test_asyncio"
 ExcInfo: TypeAlias = (
     tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 )
@@ -49,24 +51,6 @@ def replace_types(task: str | None, future: str | None) -> None:
         asyncio.futures._CFuture = resolve(future)  # type: ignore[attr-defined]
 
 
-def replace_loop(loop: str) -> None:
-    """Make `new_event_loop` and every loop class that tests name give loops of the named class."""
-    base = resolve(loop)
-
-    class SelectorEventLoop(base):  # type: ignore[misc, valid-type]
-        """Takes the selector that tests pass, which has no meaning here."""
-
-        def __init__(self, selector: object = None) -> None:
-            super().__init__()
-
-    for module in (asyncio, asyncio.unix_events):
-        for name in ("SelectorEventLoop", "EventLoop"):
-            if hasattr(module, name):
-                setattr(module, name, SelectorEventLoop)
-    policy: Any = asyncio.unix_events._UnixDefaultEventLoopPolicy
-    policy._loop_factory = base
-
-
 class Recorder(unittest.TestResult):
     """Writes what happens to each test as one line of JSON at once, so that a crash loses none."""
 
@@ -75,10 +59,12 @@ class Recorder(unittest.TestResult):
         self._emit = emit
         self._status = "passed"
         self._detail = ""
+        self._loops = 0
 
     def startTest(self, test: unittest.TestCase) -> None:
         super().startTest(test)
         self._status, self._detail = "passed", ""
+        self._loops = stand_ins.Touched.loops
         faulthandler.dump_traceback_later(TEST_SECONDS_MAX, exit=True)
         self._emit({"event": "start", "id": short_id(test)})
 
@@ -91,6 +77,7 @@ class Recorder(unittest.TestResult):
                 "id": short_id(test),
                 "status": self._status,
                 "detail": self._detail,
+                "loops": stand_ins.Touched.loops - self._loops,
             }
         )
 
@@ -98,7 +85,9 @@ class Recorder(unittest.TestResult):
         text = self._exc_info_to_string(err, test)  # type: ignore[attr-defined]
         if self.testsRun == 0 or not isinstance(test, unittest.TestCase):
             # An error of a class or module fixture belongs to no test.
-            self._emit({"event": "done", "id": str(test), "status": "failed", "detail": text})
+            self._emit(
+                {"event": "done", "id": str(test), "status": "failed", "detail": text, "loops": 0}
+            )
             return
         self._status = "failed"
         self._detail = f"{self._detail}{text}"
@@ -124,7 +113,7 @@ class Recorder(unittest.TestResult):
 
 def short_id(test: unittest.TestCase) -> str:
     """Return `test_tasks.Class.test_name`: the id without the package."""
-    return test.id().removeprefix(f"{PACKAGE}.")
+    return test.id().removeprefix("test.").removeprefix("test_asyncio.")
 
 
 def about_python_types(test: unittest.TestCase) -> bool:
@@ -157,9 +146,9 @@ def main(request: dict[str, Any]) -> None:
 
         replace_types(request["task"], request["future"])
         if request["loop"] is not None:
-            replace_loop(request["loop"])
+            stand_ins.replace_loops(request["loop"], request["module"])
         try:
-            module = importlib.import_module(f"{PACKAGE}.{request['module']}")
+            module = importlib.import_module(request["module"])
         except unittest.SkipTest as reason:
             emit({"event": "end", "skipped": str(reason)})
             return
@@ -167,7 +156,9 @@ def main(request: dict[str, Any]) -> None:
         tests = unittest.TestSuite(
             test
             for test in flatten(unittest.defaultTestLoader.loadTestsFromModule(module))
-            if short_id(test) not in skip and not about_python_types(test)
+            if short_id(test) not in skip
+            and not about_python_types(test)
+            and not any(fnmatch.fnmatchcase(short_id(test), name) for name in request["leave_out"])
         )
         tests.run(Recorder(emit))
         emit({"event": "end"})

@@ -36,13 +36,13 @@ macro_rules! names {
 
 names! {
     __dict__, _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost, _detach,
-    _ensure_fd_no_transport, _loop, _read_ready, _sslcontext, _start_reading, _write_ready, acquire,
-    add_done_callback, buffer, buffer_updated, call_exception_handler, call_soon, cancel, close,
-    connection_lost, connection_made, context, data_received, detach, done, eof_received, errno,
-    exception, fileno, future, get_buffer, get_debug, get_loop, getpeername, getsockname, handle,
-    is_running, message, pause_writing, peername, pipe, protocol, raw, release, result,
-    resume_writing, run, set_exception, set_name, set_result, socket, sockname, source_traceback,
-    task, throw, time, transport, value, warning,
+    _ensure_fd_no_transport, _loop, _read_ready, _run_once, _sslcontext, _start_reading,
+    _write_ready, acquire, add_done_callback, buffer, buffer_updated, call_exception_handler,
+    call_soon, cancel, close, connection_lost, connection_made, context, data_received, detach,
+    done, eof_received, errno, exception, fileno, future, get_buffer, get_debug, get_loop,
+    getpeername, getsockname, handle, is_running, message, pause_writing, peername, pipe,
+    protocol, raw, release, result, resume_writing, run, set_exception, set_name, set_result,
+    socket, sockname, source_traceback, task, throw, time, transport, value, warning,
 }
 
 /// asyncio's own objects that the hot types call.
@@ -64,6 +64,8 @@ pub struct Asyncio {
     pub check_thread: Ref,
     pub format_handle: Ref,
     pub logger: Ref,
+    /// The module, for what programs replace in it.
+    pub base_events: Ref,
     pub eager_task_factory: Option<Ref>,
     pub transport_socket: Ref,
     pub set_result_unless_cancelled: Ref,
@@ -233,6 +235,7 @@ impl Asyncio {
             check_thread: base_loop.obj().getattr_str(c"_check_thread")?,
             format_handle: get(c"asyncio.base_events", c"_format_handle")?,
             logger: get(c"asyncio.log", c"logger")?,
+            base_events: import(c"asyncio.base_events")?,
             eager_task_factory: optional(tasks.obj(), c"eager_task_factory")?,
             transport_socket: get(c"asyncio.trsock", c"TransportSocket")?,
             set_result_unless_cancelled: get(c"asyncio.futures", c"_set_result_unless_cancelled")?,

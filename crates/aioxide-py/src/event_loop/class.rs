@@ -13,7 +13,7 @@ use aioxide_core::inbox::Inbox;
 use aioxide_core::turn::Turn;
 use pyo3_ffi as c;
 
-use super::{Entry, LoopFields, Registration, create, fields, run, schedule, watch};
+use super::{Entry, LoopFields, Registration, create, fields, look, run, schedule, watch};
 use crate::ffi::call::{float, uint};
 use crate::ffi::class::{
     Class, Visitor, attribute, bind_tuple, initializer, noargs, onearg, varargs,
@@ -312,6 +312,7 @@ pub fn build_type() -> R<Ref> {
         .slot(c::Py_tp_clear, clear as *mut _)
         .slot(c::Py_tp_dealloc, dealloc as *mut _)
         .methods(life_cycle())
+        .methods(run::methods())
         .methods(scheduling())
         .methods(watching())
         .methods(crate::transport::loop_methods())
@@ -321,12 +322,6 @@ pub fn build_type() -> R<Ref> {
 
 fn life_cycle() -> Vec<c::PyMethodDef> {
     vec![
-        noargs!(c"_run", run::run, c"Runs turns until stop()."),
-        noargs!(
-            c"stop",
-            run::stop,
-            c"Makes the current turn the last; not for other threads."
-        ),
         noargs!(
             c"_close",
             close,
@@ -486,6 +481,12 @@ fn attributes() -> Vec<c::PyGetSetDef> {
             c"_current_handle",
             get_current_handle,
             c"The handle that runs, in debug mode; else None."
+        ),
+        attribute!(c"_ready", look::ready, c"The handles that are to run."),
+        attribute!(
+            c"_scheduled",
+            look::scheduled,
+            c"The timer handles that wait."
         ),
         attribute!(
             c"_hold_tasks",

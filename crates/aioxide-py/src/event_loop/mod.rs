@@ -9,6 +9,7 @@
 mod class;
 mod create;
 mod held;
+mod look;
 mod run;
 mod schedule;
 mod watch;

@@ -12,6 +12,7 @@ use pyo3_ffi as c;
 
 use super::{Entry, LoopFields, Registration, fields};
 use crate::ffi::call::float;
+use crate::ffi::class::noargs;
 use crate::ffi::error::check;
 use crate::ffi::object::none_ref;
 use crate::ffi::park::{calling, unwinding};
@@ -20,12 +21,18 @@ use crate::state::state;
 use crate::{handle, task};
 
 /// `loop._run()`: runs turns until `stop()`. The package has set the running loop and thread.
-pub fn run(event_loop: Obj<'_>) -> R<Ref> {
+fn run(event_loop: Obj<'_>) -> R<Ref> {
     let this = fields(event_loop);
     let mut events = Events::new();
+    let own_turns = this.overrides(&state().names._run_once)?;
     this.turn.borrow_mut().request_poll();
     let ran = loop {
-        let ran = this.run_once(&mut events);
+        let ran = if own_turns {
+            let turn = event_loop.call_method0(state().names._run_once.obj());
+            turn.map(drop)
+        } else {
+            this.run_once(&mut events)
+        };
         if this.stopping.replace(false) || ran.is_err() {
             break ran;
         }
@@ -42,10 +49,33 @@ pub fn run(event_loop: Obj<'_>) -> R<Ref> {
     }
 }
 
+/// `loop._run_once()`: one turn, which asks the backend. For run loops of others' making; `run`
+/// asks a class or an instance that replaces it.
+fn run_once(event_loop: Obj<'_>) -> R<Ref> {
+    let this = fields(event_loop);
+    this.check_open()?;
+    this.turn.borrow_mut().request_poll();
+    this.run_once(&mut Events::new())?;
+    this.flush().map(|()| none_ref())
+}
+
 /// `loop.stop()`: the current turn is the last.
-pub fn stop(event_loop: Obj<'_>) -> R<Ref> {
+fn stop(event_loop: Obj<'_>) -> R<Ref> {
     fields(event_loop).stopping.set(true);
     Ok(none_ref())
+}
+
+/// The methods of the type that run it.
+pub fn methods() -> Vec<c::PyMethodDef> {
+    vec![
+        noargs!(c"_run", run, c"Runs turns until stop()."),
+        noargs!(c"_run_once", run_once, c"Runs one turn."),
+        noargs!(
+            c"stop",
+            stop,
+            c"Makes the current turn the last; not for other threads."
+        ),
+    ]
 }
 
 fn is_cancelled(entry: &Entry) -> bool {
@@ -252,16 +282,17 @@ impl LoopFields {
             Entry::Io(token, _) => self.describe_io(*token),
         }?;
         let format = crate::ffi::call::string("Executing %s took %.3f seconds")?;
+        // Looked up at each use: programs and tests replace it there.
+        let logger = asyncio.base_events.obj().getattr_str(c"logger")?;
         let args = [
-            asyncio.logger.obj(),
+            logger.obj(),
             format.obj(),
             what.obj(),
             float(seconds)?.obj(),
         ]
         .map(|arg| arg.to_ref());
         let args: Vec<Obj<'_>> = args.iter().map(Ref::obj).collect();
-        asyncio
-            .logger
+        logger
             .obj()
             .call_method(state().names.warning.obj(), &args)
             .map(drop)
