@@ -149,3 +149,22 @@ def test_replaced_signal_functions_are_called(lib):
         lib.note(module.signal.call_count, module.siginterrupt.call_args.args)
         lib.note(loop.remove_signal_handler(signal.SIGHUP), module.signal.call_count)
     assert signal.getsignal(signal.SIGHUP) == before
+
+
+def test_a_pipe_can_be_taken_away(lib):
+    import os
+
+    async def main():
+        source, sink = (os.fdopen(fd, mode, 0) for fd, mode in zip(os.pipe(), ("rb", "wb")))
+        reader, _ = await lib.loop.connect_read_pipe(asyncio.Protocol, source)
+        writer, _ = await lib.loop.connect_write_pipe(asyncio.Protocol, sink)
+        return reader, writer, source, sink
+
+    reader, writer, source, sink = lib.loop.run_until_complete(main())
+    lib.loop.close()
+    reader._pipe = None
+    writer._pipe = None
+    lib.note(reader._pipe, writer._pipe, source.closed, sink.closed)
+    del reader, writer
+    source.close()
+    sink.close()

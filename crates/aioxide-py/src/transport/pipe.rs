@@ -83,6 +83,20 @@ pub fn sync_watch(transport: Obj<'_>, this: &Fields) -> R<()> {
     Ok(())
 }
 
+/// Watches the descriptor no more.
+pub fn unwatch(this: &Fields) -> R<()> {
+    let fd = this.descriptor.number();
+    for (slot, reads) in this.handles.iter().zip([true, false]) {
+        if let Some(handle) = slot.take() {
+            this.in_loop(|native| match native.is_closed() {
+                true => Ok(()),
+                false => native.unwatch_for(fd, handle.obj(), reads).map(drop),
+            })??;
+        }
+    }
+    Ok(())
+}
+
 /// `_read_ready()`: one read and its delivery, or, of a write pipe, the end of its reader.
 ///
 /// *Errors*: what `data_received` raises: the handle that runs this reports it; reading goes on.

@@ -138,6 +138,21 @@ fn get_pipe(transport: Obj<'_>) -> R<Ref> {
     Ok(this.pipe.get_or_none())
 }
 
+/// `transport._pipe = None`: the pipe is taken away, unclosed, and the transport does no more.
+fn set_pipe(transport: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
+    if value.is_some_and(|value| !value.is_none()) {
+        return Err(Raised::type_error(
+            "a transport's pipe can only be taken away",
+        ));
+    }
+    let this = fields(transport);
+    pipe::unwatch(this)?;
+    this.forget(transport);
+    this.descriptor.release();
+    this.pipe.clear();
+    Ok(())
+}
+
 fn get_fileno(transport: Obj<'_>) -> R<Ref> {
     int(fields(transport).descriptor.number().into())
 }
@@ -210,7 +225,8 @@ fn attributes() -> Vec<c::PyGetSetDef> {
         attribute!(
             c"_pipe",
             get_pipe,
-            c"The pipe; None once the connection is lost."
+            set_pipe,
+            c"The pipe; None once the connection is lost or it was taken away."
         ),
         attribute!(c"_fileno", get_fileno, c"The descriptor's number."),
         attribute!(
