@@ -16,6 +16,7 @@ from .dns import Dns
 from .errors import Errors
 from .executor import Executor
 from .pipes import Pipes
+from .process import Processes
 from .running import Running
 from .serve import Serve
 from .signals import Signals
@@ -35,6 +36,7 @@ class Loop(
     Serve,
     Tls,
     Pipes,
+    Processes,
     Stock,
     _aioxide.Loop,
     asyncio.AbstractEventLoop,
@@ -56,6 +58,7 @@ class Loop(
         self._init_executor()
         self._init_signals()
         self._init_serve()
+        self._init_children()
         self._init_stock()
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""What still is asyncio's own: datagrams, subprocesses and sendfile.
+"""What still is asyncio's own: datagrams and sendfile.
 
 Their transports are the standard library's, working on this loop's `_add_reader` and
 `_add_writer`; their endpoints are the standard library's functions, so they follow the running
@@ -8,10 +8,8 @@ version of Python to the letter. Native ones take their place one by one.
 from __future__ import annotations
 
 import asyncio
-import functools
 import selectors
 import socket
-import sys
 import weakref
 from asyncio import base_events, selector_events, unix_events
 from collections.abc import Callable
@@ -127,7 +125,7 @@ class _Feeding(asyncio.Protocol):
 
 
 class Stock(Room):
-    """Datagrams, subprocesses, sendfile. *Source*: `asyncio.base_events`,
+    """Datagrams and sendfile. *Source*: `asyncio.base_events`,
     `asyncio.selector_events`, `asyncio.unix_events`.
     """
 
@@ -137,36 +135,20 @@ class Stock(Room):
 
     if TYPE_CHECKING:
         create_datagram_endpoint: Any
-        subprocess_shell: Any
-        subprocess_exec: Any
         sock_sendfile: Any
         sendfile: Any
     else:
         create_datagram_endpoint = _base.create_datagram_endpoint
-        subprocess_shell = _base.subprocess_shell
-        subprocess_exec = _base.subprocess_exec
         sock_sendfile = _base.sock_sendfile
         sendfile = _base.sendfile
 
         # What the functions above call of themselves.
-        _log_subprocess = _base._log_subprocess
         _check_sendfile_params = _base._check_sendfile_params
         _sock_sendfile_fallback = _base._sock_sendfile_fallback
-        _make_subprocess_transport = _unix._make_subprocess_transport
-        _child_watcher_callback = _unix._child_watcher_callback
         _sock_sendfile_native = _unix._sock_sendfile_native
         _sock_sendfile_native_impl = _unix._sock_sendfile_native_impl
         _sock_sendfile_update_filepos = _unix._sock_sendfile_update_filepos
         _sock_add_cancellation_callback = _unix._sock_add_cancellation_callback
-
-    if sys.version_info >= (3, 14):
-
-        @functools.cached_property
-        def _watcher(self) -> Any:
-            """Tells when a child process ends. Before 3.14 the event loop policy has it."""
-            if _modules.can_use_pidfd():
-                return _modules._PidfdChildWatcher()
-            return _modules._ThreadedChildWatcher()
 
     @property
     def _selector(self) -> _Watched | None:
