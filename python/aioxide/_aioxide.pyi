@@ -177,6 +177,16 @@ class Loop:
         ssl_shutdown_timeout: float | None = None,
     ) -> None: ...
     def _stop_serving(self, value: socket.socket, /) -> None: ...
+    def _send_file(
+        self,
+        target: socket.socket | StreamTransport,
+        file: _HasFileno,
+        fileno: int,
+        offset: int,
+        count: int | None,
+        seeks_always: bool,
+        future: asyncio.Future[int],
+    ) -> None: ...
 
 @final
 class StreamTransport(asyncio.Transport):

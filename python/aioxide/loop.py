@@ -18,6 +18,7 @@ from .executor import Executor
 from .pipes import Pipes
 from .process import Processes
 from .running import Running
+from .sendfile import Sendfile
 from .serve import Serve
 from .signals import Signals
 from .sock import Sock
@@ -32,6 +33,7 @@ class Loop(
     Dns,
     Signals,
     Sock,
+    Sendfile,
     Connect,
     Serve,
     Tls,

@@ -50,6 +50,9 @@ BODY_SECONDS_MAX = 60
 # High enough that a busy machine never adds a slow-callback line to a test about something else.
 QUIET_SLOW_CALLBACK_SECONDS = 1000.0
 
+# Test modules name this module of fixtures in `pytest_plugins`.
+pytest.register_assert_rewrite("sending")
+
 _MISSING = object()
 # Trace of each body that passed on stock asyncio; None for one that did not.
 _stock_traces: dict[Any, list[Any] | None] = {}

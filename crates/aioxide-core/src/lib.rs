@@ -8,6 +8,7 @@
 //! - [`buf`], [`flow`], [`stream`]: a byte stream without io, and where its bytes wait.
 //! - [`datagram`]: the same for datagrams.
 //! - [`tls`]: a TLS connection without io, over any transport and any library.
+//! - [`file_send`]: a file on its way into a socket.
 //! - [`stats`], [`heartbeat`]: what other threads may read while the loop runs.
 //!
 //! Invariants: no Python anywhere; entries are generic, moved in and handed back, never dropped
@@ -19,6 +20,7 @@ pub mod backend;
 pub mod buf;
 pub mod clock;
 pub mod datagram;
+pub mod file_send;
 pub mod flow;
 pub mod heartbeat;
 pub mod inbox;

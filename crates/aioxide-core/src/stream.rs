@@ -69,6 +69,8 @@ pub struct Stream<C> {
     watched: bool,
     want_read: bool,
     want_write: bool,
+    /// A file has the writing side: its sender waits for room, the queue stays empty.
+    sends_file: bool,
     /// A flush at the end of the turn was asked for and is still due.
     flush_due: bool,
     /// `connection_lost` was asked for.
@@ -91,6 +93,7 @@ impl<C> Default for Stream<C> {
             watched: false,
             want_read: false,
             want_write: false,
+            sends_file: false,
             flush_due: false,
             lost: false,
             conn_lost: 0,
@@ -162,7 +165,7 @@ impl<C: AsRef<[u8]>> Stream<C> {
 
     /// Whether readiness to write is wanted.
     pub fn wants_write(&self) -> bool {
-        self.want_write
+        self.want_write || self.sends_file
     }
 
     /// Whether queued bytes wait for the end of the turn rather than for the kernel.
@@ -259,8 +262,13 @@ impl<C: AsRef<[u8]>> Stream<C> {
     /// Counts the connection as lost and ends all interest.
     fn lose(&mut self) -> Step {
         self.count_lost();
+        let interest = self.handle_file(false).interest;
         let step = self.want(false, false);
-        Step { lost: true, ..step }
+        Step {
+            lost: true,
+            interest: step.interest || interest,
+            ..step
+        }
     }
 
     fn count_lost(&mut self) {
@@ -376,6 +384,23 @@ impl<C: AsRef<[u8]>> Stream<C> {
     #[must_use]
     pub fn handle_writable(&self) -> bool {
         self.want_write && !self.lost && !self.queue.is_empty()
+    }
+
+    /// A file's sender waits for room from now on, or no longer. Nothing happens on a lost
+    /// connection; losing it ends the wait.
+    pub fn handle_file(&mut self, waits: bool) -> Step {
+        let wanted = self.wants_write();
+        self.sends_file = waits && !self.lost;
+        Step {
+            interest: wanted != self.wants_write(),
+            ..Step::default()
+        }
+    }
+
+    /// The descriptor is writable: whether the file's sender may go on.
+    #[must_use]
+    pub fn handle_writable_for_file(&self) -> bool {
+        self.sends_file && self.queue.is_empty()
     }
 
     /// The turn ends, or somebody is about to look: whether to send the queue now.

@@ -108,6 +108,7 @@ pub struct Types {
     pub stream_transport: Ref,
     pub read_pipe_transport: Ref,
     pub write_pipe_transport: Ref,
+    pub file_sender: Ref,
 }
 
 /// Everything, under one pointer.
@@ -173,6 +174,7 @@ pub fn init() -> R<()> {
         stream_transport: crate::transport::build_type(&asyncio)?,
         read_pipe_transport: crate::transport::build_read_pipe_type(&asyncio)?,
         write_pipe_transport: crate::transport::build_write_pipe_type(&asyncio)?,
+        file_sender: crate::transport::build_file_sender_type()?,
     };
     let (context, debug) = (interned(c"context")?, interned(c"debug")?);
     let state = State {

@@ -386,5 +386,43 @@ pub fn write_vectored(fd: BorrowedFd<'_>, chunks: &[IoSlice<'_>]) -> io::Result<
     })
 }
 
+// ---- files --------------------------------------------------------------------------------------
+
+/// Sends up to `len` bytes of `file`, from `offset` on, to `socket`, and returns how many went; 0
+/// is the end of the file. The file's own position stays. *Source*: `sendfile(2)`.
+///
+/// # Errors
+/// `WouldBlock` when there is no room; `EINVAL`, `ENOSYS`, `ENOTSOCK`, `EOVERFLOW`, `ESPIPE` for
+/// what cannot be sent so; the connection's, the file's.
+pub fn send_file(
+    socket: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    offset: i64,
+    len: usize,
+) -> io::Result<usize> {
+    let mut position = libc::off_t::from(offset);
+    uninterrupted(|| {
+        // SAFETY: `position` is a live off_t of ours that the call may write.
+        check_len(unsafe {
+            libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut position, len)
+        })
+    })
+}
+
+/// Moves the position of `file` to `offset`, in bytes from its start. *Source*: `lseek(2)`.
+///
+/// # Errors
+/// `ESPIPE` for a pipe or a socket, `EINVAL` for an offset that the file cannot have.
+pub fn seek_to(file: BorrowedFd<'_>, offset: i64) -> io::Result<()> {
+    let offset = libc::off_t::from(offset);
+    // SAFETY: the call takes no pointer.
+    let reached = unsafe { libc::lseek(file.as_raw_fd(), offset, libc::SEEK_SET) };
+    if reached < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 #[cfg(all(test, not(miri)))]
 mod tests;

@@ -189,3 +189,26 @@ fn read_pipe_reads_no_more_once_closing() {
     driver.run(step);
     assert_eq!(driver.interest, (false, false));
 }
+
+#[test]
+fn a_file_waits_for_room_until_it_is_sent_or_the_stream_lost() {
+    let mut stream: Stream<Vec<u8>> = Stream::default();
+    let mut step = stream.handle_file(true);
+    assert_eq!(stream.poll_action(&mut step), Some(Action::Interest));
+    assert!(stream.wants_write() && stream.handle_writable_for_file());
+    assert!(!stream.handle_writable(), "nothing is queued");
+    let mut step = stream.handle_file(true);
+    assert_eq!(stream.poll_action(&mut step), None);
+    let mut step = stream.handle_file(false);
+    assert_eq!(stream.poll_action(&mut step), Some(Action::Interest));
+    assert!(!stream.wants_write() && !stream.handle_writable_for_file());
+    let mut step = stream.handle_file(true);
+    assert_eq!(stream.poll_action(&mut step), Some(Action::Interest));
+    let mut step = stream.handle_close();
+    assert_eq!(stream.poll_action(&mut step), Some(Action::Interest));
+    assert_eq!(stream.poll_action(&mut step), Some(Action::ScheduleLost));
+    assert!(!stream.wants_write() && !stream.handle_writable_for_file());
+    let mut step = stream.handle_file(true);
+    assert_eq!(stream.poll_action(&mut step), None);
+    assert!(!stream.wants_write(), "lost for good");
+}

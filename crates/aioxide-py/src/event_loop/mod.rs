@@ -31,6 +31,7 @@ use held::Held;
 
 pub use class::build_type;
 pub use schedule::foreign_call_soon;
+pub use watch::fd_of;
 
 /// Something to run in a turn.
 pub enum Entry {

@@ -15,8 +15,7 @@ use crate::ffi::call::float;
 use crate::ffi::class::noargs;
 use crate::ffi::error::check;
 use crate::ffi::object::none_ref;
-use crate::ffi::park::{calling, unwinding};
-use crate::ffi::{Obj, R, Raised, Ref};
+use crate::ffi::{Obj, R, Raised, Ref, park};
 use crate::state::state;
 use crate::{handle, task};
 
@@ -147,11 +146,7 @@ impl LoopFields {
         let backend = self.backend()?;
         let sleeps = may_sleep && self.inbox.prepare_sleep();
         let waited = if sleeps {
-            // SAFETY: the thread is attached, no borrow is held, and it is attached again below.
-            let thread = unsafe { c::PyEval_SaveThread() };
-            let waited = backend.wait(events, timeout);
-            // SAFETY: the state saved above, on the same thread.
-            calling(|| unsafe { unwinding::PyEval_RestoreThread(thread) });
+            let waited = park::detached(|| backend.wait(events, timeout));
             self.inbox.awake();
             waited
         } else {

@@ -65,6 +65,13 @@ impl Raised {
         Raised::builtin(unsafe { c::PyExc_ValueError }, message)
     }
 
+    /// `OverflowError(message)`.
+    #[cold]
+    pub fn overflow(message: &str) -> Raised {
+        // SAFETY: a static of the interpreter.
+        Raised::builtin(unsafe { c::PyExc_OverflowError }, message)
+    }
+
     /// `RecursionError`, worded as CPython's.
     #[cold]
     pub fn recursion() -> Raised {

@@ -56,6 +56,18 @@ impl Drop for Parking {
     }
 }
 
+/// Runs `body` without the GIL. `body` touches nothing of Python's and does not panic; the caller
+/// holds no borrow.
+#[inline]
+pub fn detached<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: the thread is attached (module rule of `ffi`), and attached again below.
+    let thread = unsafe { c::PyEval_SaveThread() };
+    let value = body();
+    // SAFETY: the state saved above, on the same thread.
+    calling(|| unsafe { unwinding::PyEval_RestoreThread(thread) });
+    value
+}
+
 /// Runs `call`, which calls into Python. If the interpreter ends this thread meanwhile, it sleeps
 /// for ever instead.
 #[inline]

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::descriptor::Descriptor;
 use super::open::Opening;
+use super::sendfile;
 use super::stream::handle_ready;
 use crate::event_loop::{self, LoopFields};
 use crate::ffi::call::{dict, dict_set};
@@ -66,6 +67,8 @@ pub struct Fields {
     pub write_context: Slot,
     /// The future that waits for the empty queue, during sendfile.
     pub empty_waiter: Slot,
+    /// What sends a file and waits for room meanwhile.
+    pub sender: Slot,
     /// `__dict__`, the interpreter's.
     pub dict: Cell<*mut PyObject>,
     /// Weak references, the interpreter's.
@@ -110,6 +113,7 @@ impl Fields {
             read_context: Slot::empty(),
             write_context: Slot::empty(),
             empty_waiter: Slot::empty(),
+            sender: Slot::empty(),
             dict: Cell::new(std::ptr::null_mut()),
             weakrefs: Cell::new(std::ptr::null_mut()),
         }
@@ -289,10 +293,14 @@ impl Fields {
         };
         // Python's `finally`: the first failure is what comes out, after all was done.
         let error = told.err().map(Raised::take);
-        let steps: [&dyn Fn() -> R<()>; 3] = [
+        let steps: [&dyn Fn() -> R<()>; 4] = [
             &|| self.let_go(transport),
             &|| self.detach_from_server(transport),
             &|| self.fail_empty_waiter(),
+            &|| match self.sender.take() {
+                Some(sender) => sendfile::handle_lost(sender.obj()),
+                None => Ok(()),
+            },
         ];
         let mut first = error;
         for step in steps {

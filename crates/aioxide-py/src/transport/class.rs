@@ -12,7 +12,7 @@ use pyo3_ffi as c;
 
 use super::base::{self, Fields, fields};
 use super::open::{self, Opening};
-use super::{private, server, stream, surface, write};
+use super::{private, sendfile, server, stream, surface, write};
 use crate::ffi::call::{string, uint};
 use crate::ffi::class::{Class, Visitor, bind_tuple, initializer, noargs, onearg, varargs};
 use crate::ffi::object::boolean;
@@ -99,7 +99,7 @@ unsafe extern "C" fn finalize_slot(transport: *mut PyObject) {
 }
 
 impl Fields {
-    fn slots(&self) -> [&Slot; 12] {
+    fn slots(&self) -> [&Slot; 13] {
         [
             &self.pipe,
             &self.handles[0],
@@ -113,6 +113,7 @@ impl Fields {
             &self.read_context,
             &self.write_context,
             &self.empty_waiter,
+            &self.sender,
         ]
     }
 }
@@ -247,6 +248,11 @@ pub fn loop_methods() -> Vec<c::PyMethodDef> {
             c"_accept_connection",
             server::accept_connection,
             c"Accepts what waits at a socket."
+        ),
+        varargs!(
+            c"_send_file",
+            sendfile::send_file,
+            c"Sends a file to a socket or a transport."
         ),
     ]
 }

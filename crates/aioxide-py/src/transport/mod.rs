@@ -4,7 +4,7 @@
 //! the core decides), `write`, `class` (the Python type), `surface` and `private` (its methods),
 //! `pipe` and `pipe_class` (what ends of pipes do differently, and their types),
 //! `report` (fatal errors and what the exception handler is told), `server` (accepting),
-//! `descriptor` (who closes what), `address`. What to do is decided by
+//! `sendfile`, `descriptor` (who closes what), `address`. What to do is decided by
 //! `aioxide_core::stream`; this room does the io and calls the protocol.
 //!
 //! Invariants: no borrow is held while Python code runs, so a protocol may close, abort, write,
@@ -20,6 +20,7 @@ mod pipe;
 mod pipe_class;
 mod private;
 mod report;
+mod sendfile;
 mod server;
 mod stream;
 mod surface;
@@ -37,6 +38,7 @@ use crate::ffi::{Obj, PyObject, R, Ref, bytes};
 
 pub use class::{build_type, loop_methods};
 pub use pipe_class::{build_read_pipe_type, build_write_pipe_type};
+pub use sendfile::build_type as build_file_sender_type;
 
 /// What all transports of one loop share; lives in the loop.
 #[derive(Default)]

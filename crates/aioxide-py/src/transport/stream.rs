@@ -17,6 +17,7 @@ use aioxide_core::stream::{Action, Step};
 
 use super::base::{Fields, fields};
 use super::report::{self, fatal, fatal_callback};
+use super::sendfile;
 use super::write::{settle, transmit};
 use crate::ffi::buffer::Buffer;
 use crate::ffi::object::{none, none_ref};
@@ -37,6 +38,12 @@ pub fn handle_ready(transport: Obj<'_>, readiness: Readiness) -> R<()> {
     if readiness.wakes_writer() && this.with(|stream| stream.handle_writable()) {
         let result = run_in(this.write_context.get(), || transmit(transport, this));
         result.or_else(|raised| report::report_escaped(transport, raised, "_write_ready"))?;
+    }
+    if readiness.wakes_writer() && this.with(|stream| stream.handle_writable_for_file()) {
+        if let Some(sender) = this.sender.get() {
+            let result = sendfile::handle_writable(sender.obj());
+            result.or_else(|raised| report::report_escaped(transport, raised, "_write_ready"))?;
+        }
     }
     Ok(())
 }

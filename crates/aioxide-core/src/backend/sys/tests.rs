@@ -233,3 +233,31 @@ fn files_are_told_apart() {
     assert_eq!(write(writer.as_fd(), b"ab").expect("room"), 2);
     assert_eq!(read(reader.as_fd(), &mut room).expect("two bytes"), 2);
 }
+
+#[test]
+fn a_file_is_sent_from_where_one_says_and_its_position_stays() {
+    use std::io::{Read, Seek};
+
+    let (near, mut far) = stream_pair();
+    let mut file = std::fs::File::open("/proc/self/exe").expect("this program");
+    let mut start = [0; 64];
+    file.read_exact(&mut start).expect("longer than that");
+    let sent = send_file(near.as_fd(), file.as_fd(), 4, 60).expect("room");
+    assert_eq!(sent, 60);
+    let mut got = [0; 60];
+    far.read_exact(&mut got).expect("as much");
+    assert_eq!(got, start[4..]);
+    assert_eq!(file.stream_position().expect("a position"), 64);
+    seek_to(file.as_fd(), 9).expect("a place in it");
+    assert_eq!(file.stream_position().expect("a position"), 9);
+    let end = file.metadata().expect("a size").len();
+    let at_end = send_file(near.as_fd(), file.as_fd(), end as i64, 9).expect("nothing to send");
+    assert_eq!(at_end, 0);
+    let refused = send_file(near.as_fd(), near.as_fd(), 0, 9).expect_err("no file");
+    assert!(matches!(
+        refused.raw_os_error(),
+        Some(libc::EINVAL | libc::ESPIPE)
+    ));
+    let refused = seek_to(near.as_fd(), 0).expect_err("no file");
+    assert_eq!(refused.raw_os_error(), Some(libc::ESPIPE));
+}
