@@ -134,6 +134,10 @@ class Process:
             os.killpg(self._process.pid, number)
         return self.end(everyone)
 
+    def running(self) -> bool:
+        """Tell whether the program has not ended."""
+        return self._process.poll() is None
+
     def kill(self) -> None:
         """Kill the program, without a chance to tidy up."""
         self._process.kill()
