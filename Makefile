@@ -130,8 +130,9 @@ miri: ## Runs the core's tests under miri, where a nightly toolchain has it
 	  "(rustup toolchain install nightly --component miri)"; fi
 
 .PHONY: fuzz
-fuzz: ## Runs each fuzz target for FUZZ_SECONDS
+fuzz: build ## Runs each fuzz target, and storms over TLS, for FUZZ_SECONDS
 	cd fuzz && ./run $(FUZZ_SECONDS)
+	$(PY) -P fuzz/tls_stream.py $(FUZZ_SECONDS)
 
 # --- quality -----------------------------------------------------------------------------------
 
