@@ -7,6 +7,8 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 20
+SOAK_SECONDS ?= 900
+SOAK_ARGS ?=
 PEERS ?= uvloop rloop rsloop zuvloop
 # The releases that the claims of tests/asked are about; they change together.
 PEERS_ASKED := uvloop==0.23.0 rloop==0.5.0 rsloop==0.1.66 zuvloop==0.0.17
@@ -29,7 +31,7 @@ unexport PYTHONHOME
 
 .PHONY: help
 help: ## Lists these verbs
-	@echo "usage: make VERB   (variables: PYTHON=$(PYTHON) VENV=$(VENV) PYTEST_ARGS BENCH_ARGS FUZZ_SECONDS)"
+	@echo "usage: make VERB   (variables: PYTHON=$(PYTHON) VENV=$(VENV) PYTEST_ARGS BENCH_ARGS FUZZ_SECONDS SOAK_SECONDS)"
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)$$/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
 	  | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
@@ -115,6 +117,10 @@ test-all: test-rust ## Runs the Python tests on every Python 3.11 to 3.15 found 
 .PHONY: cpython
 cpython: build ## Prints, module by module, how CPython's own asyncio tests fare
 	$(PY) -m tests.cpython.report
+
+.PHONY: soak
+soak: build ## Serves mixed load with injected faults for SOAK_SECONDS; anything lost or left over fails
+	PYTHONPATH=tests $(PY) -P -m soak --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
 
 .PHONY: loom
 loom: ## Explores the interleavings of the cross-thread inbox
