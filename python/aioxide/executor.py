@@ -53,6 +53,15 @@ class Executor(Room):
         if self._executor_shutdown_called:
             raise RuntimeError("Executor shutdown has been called")
 
+    def _get_default_executor(self) -> concurrent.futures.ThreadPoolExecutor:
+        """Return the default executor, made now if need be; RuntimeError if it was shut down."""
+        self._check_default_executor()
+        if self._default_executor is None:
+            self._default_executor = concurrent.futures.ThreadPoolExecutor(
+                thread_name_prefix="asyncio"
+            )
+        return self._default_executor
+
     def run_in_executor(
         self,
         executor: concurrent.futures.Executor | None,
@@ -67,11 +76,7 @@ class Executor(Room):
         if self._debug:
             check_callback(func, "run_in_executor")
         if executor is None:
-            executor = self._default_executor
-            self._check_default_executor()
-            if executor is None:
-                executor = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="asyncio")
-                self._default_executor = executor
+            executor = self._get_default_executor()
         return asyncio.wrap_future(executor.submit(func, *args), loop=self)
 
     def set_default_executor(  # type: ignore[override]

@@ -58,6 +58,7 @@ class Loop(
         self._init_running()
         self._init_errors()
         self._init_executor()
+        self._init_dns()
         self._init_signals()
         self._init_serve()
         self._init_children()

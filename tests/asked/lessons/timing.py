@@ -183,7 +183,6 @@ async def literal_addresses_need_no_thread() -> None:
 
 @lesson(
     "uvloop#43",
-    aioxide=Has("threads"),
     asyncio=Has("threads"),
     uvloop=FIXED,
 )
