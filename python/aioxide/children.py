@@ -75,23 +75,23 @@ class Children(Room):
         if pidfd >= 0:
             self._remove_reader(pidfd)
         returncode = _reap(process, pidfd)
-        if self._debug:
+        if pidfd < 0 and self._debug:
             logger.debug("process %s exited with returncode %s", process.pid, returncode)
         exited(returncode)
 
     def _close_children(self) -> None:
         """Let go of children that still run: a thread waits for each, so that none stays a zombie.
 
-        In a process that was forked off they are somebody else's, and only their descriptors go.
+        The loop is closed by now, so that nothing more is told to it. In a process that was forked
+        off they are somebody else's children, and only their descriptors go.
         """
         children, self._children = self._children, {}
         are_ours = os.getpid() == self._children_of
         for process, (pidfd, _) in children.items():
-            if pidfd < 0:
-                continue  # its thread will find the loop closed
-            self._remove_reader(pidfd)
-            os.close(pidfd)
-            if are_ours and process.poll() is None:
+            if pidfd >= 0:
+                os.close(pidfd)
+            # One that has ended is reaped now. Threads that wait already will find the loop closed.
+            if are_ours and process.poll() is None and pidfd >= 0:
                 # At the interpreter's end there are no new threads, and nobody left to mind.
                 with contextlib.suppress(RuntimeError):
                     _Waiting(self, process).start()
@@ -114,7 +114,7 @@ class _Waiting(threading.Thread):
         try:
             loop.call_soon_threadsafe(loop._child_ended, process)
         except RuntimeError:
-            if process.poll() is not None and process in loop._children:
+            if process.returncode is None and process.poll() is not None:
                 logger.warning("Loop %r that handles pid %r is closed", loop, process.pid)
 
 

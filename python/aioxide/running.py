@@ -146,8 +146,8 @@ class Running(Room):
             return
         if self._debug:
             logger.debug("Close %r", self)
-        self._close_children()
         self._close()
+        self._close_children()
         self._executor_shutdown_called = True
         executor = self._default_executor
         if executor is not None:
