@@ -19,21 +19,20 @@ use model::{Call, Op};
 const OPS_MAX: usize = 256;
 
 fn call([kind, first, second]: [u8; 3]) -> Call {
-    match kind % 12 {
+    match kind % 11 {
         0..=5 => Call::Send(usize::from(first) % 48),
         6 => Call::Close,
         7 => Call::Abort,
         8 | 9 => Call::Limits(i64::from(first) - 1, i64::from(second) - 1),
         10 if first % 2 == 0 => Call::PauseReading,
-        10 => Call::ResumeReading,
-        _ => Call::Size,
+        _ => Call::ResumeReading,
     }
 }
 
 fn op(bytes: [u8; 3]) -> Op {
     let [kind, first, _] = bytes;
     if kind >= 200 {
-        Op::EndTurn {
+        Op::Ready {
             freed: usize::from(first),
         }
     } else {

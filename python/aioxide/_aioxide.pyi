@@ -225,3 +225,17 @@ class WritePipeTransport(asyncio.Transport):
         waiter: asyncio.Future[Any] | None = None,
         extra: dict[str, Any] | None = None,
     ) -> None: ...
+
+class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
+    max_size: int
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        address: Any = None,
+        waiter: asyncio.Future[Any] | None = None,
+        extra: dict[str, Any] | None = None,
+        *,
+        context: Context | None = None,
+    ) -> None: ...

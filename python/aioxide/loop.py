@@ -12,6 +12,8 @@ from asyncio import coroutines
 
 from . import _aioxide
 from .connect import Connect
+from .datagram import Datagram
+from .descriptors import Descriptors
 from .dns import Dns
 from .errors import Errors
 from .executor import Executor
@@ -22,7 +24,6 @@ from .sendfile import Sendfile
 from .serve import Serve
 from .signals import Signals
 from .sock import Sock
-from .stock import Stock
 from .tls import Tls
 
 
@@ -35,11 +36,12 @@ class Loop(
     Sock,
     Sendfile,
     Connect,
+    Datagram,
+    Descriptors,
     Serve,
     Tls,
     Pipes,
     Processes,
-    Stock,
     _aioxide.Loop,
     asyncio.AbstractEventLoop,
 ):
@@ -62,7 +64,7 @@ class Loop(
         self._init_signals()
         self._init_serve()
         self._init_children()
-        self._init_stock()
+        self._init_descriptors()
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
 

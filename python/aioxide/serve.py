@@ -29,7 +29,7 @@ _SKIPS_UNAVAILABLE = sys.version_info >= (3, 13)
 _REMOVES_SOCKET_FILE = sys.version_info >= (3, 13)
 
 
-def _set_reuseport(sock: socket.socket) -> None:
+def set_reuseport(sock: socket.socket) -> None:
     """Set SO_REUSEPORT; raise ValueError where that cannot be done."""
     if not hasattr(socket_module, "SO_REUSEPORT"):
         raise ValueError("reuse_port not supported by socket module")
@@ -50,7 +50,7 @@ def _set_server_options(
     if reuse_port and (
         sys.version_info < (3, 14) or sock.family in (socket.AF_INET, socket.AF_INET6)
     ):
-        _set_reuseport(sock)
+        set_reuseport(sock)
     if keep_alive:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
     if sock.family == socket.AF_INET6:

@@ -6,23 +6,22 @@
 //! counts a header beyond its bytes where asyncio does.
 //!
 //! What differs, because datagrams do not depend on each other:
+//! - A datagram is tried at once unless others wait; nothing is collected for the end of the turn.
 //! - A send that fails loses its datagram and nothing else: the caller reports the error to the
-//!   protocol and goes on ([`Stream::handle_datagram_failed`]).
+//!   protocol, and the rest of the queue waits for the next readiness.
 //! - Ignored writes are counted only for a transport with a remote address; one without it sends
 //!   until its descriptor is closed.
 //! - There is no end of stream.
 //!
-//! Sending the queue, at a readiness or at the end of a turn:
+//! Sending the queue, at readiness:
 //!
 //! ```text
 //!   while handle_drain() and the queue is not empty:
-//!       send a batch ──► handle_datagrams_sent(n) | blocked: leave | handle_datagram_failed
+//!       send a batch ──► sent:    handle_datagrams_sent(count)
+//!                    ──► blocked: break
+//!                    ──► failed:  handle_datagrams_sent(1), tell the protocol, return
 //!   poll_action(handle_drained())
 //! ```
-//!
-//! After a failed send of a *waiting* datagram asyncio leaves the rest for the next readiness and
-//! finishes nothing now; datagrams that only waited for the end of the turn would have been sent
-//! one by one, so the rest of them is sent. [`Stream::is_waiting`] tells the two apart.
 //!
 //! Invariants: those of the stream, but that write interest may outlive the queue for one
 //! readiness, after a failed send.
@@ -50,18 +49,15 @@ impl<C: AsRef<[u8]>> Stream<C> {
 
     /// `sendto()`: what to do with the datagram, [`WritePlan::SendNow`], `Queue` or `Lost`.
     ///
-    /// `has_remote`: the transport was made with a remote address. `turn` numbers the loop's turn;
-    /// `None`, outside of one, never defers. Report a datagram that was sent by
-    /// `handle_sent_at_once`, one that would have blocked by
-    /// [`Stream::handle_datagram_unsent`]; one that failed needs no report.
-    pub fn handle_sendto(&mut self, has_remote: bool, turn: Option<u64>) -> WritePlan {
+    /// `has_remote`: the transport was made with a remote address. Report a datagram that would
+    /// have blocked by [`Stream::handle_datagram_unsent`]; one that was sent, or failed, needs no
+    /// report.
+    pub fn handle_sendto(&mut self, has_remote: bool) -> WritePlan {
         if self.conn_lost() > 0 && !has_remote {
             return WritePlan::SendNow;
         }
-        // While readiness is awaited, deferring would be waiting for it: see the invariants.
-        let turn = turn.filter(|_| !self.wants_write());
-        // A stream asks for the length only to ignore empty writes.
-        self.handle_write(1, turn)
+        // A stream asks for the length only to ignore empty writes, and for the turn to collect.
+        self.handle_write(1, None)
     }
 
     /// A [`WritePlan::SendNow`] would have blocked.
@@ -75,26 +71,15 @@ impl<C: AsRef<[u8]>> Stream<C> {
         self.handle_unsent(datagram, 0)
     }
 
-    /// The descriptor is writable, or a send goes on: whether there may be something to send.
+    /// The descriptor is writable, or a send goes on: whether there may be something to do.
     #[must_use]
     pub fn handle_drain(&self) -> bool {
-        self.conn_lost() == 0
+        self.wants_write() && self.conn_lost() == 0
     }
 
-    /// Whether the queue waits for readiness, not only for the end of the turn.
-    #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        self.wants_write()
-    }
-
-    /// A send took the first `count` datagrams.
+    /// The first `count` datagrams left, or the first one failed.
     pub fn handle_datagrams_sent(&mut self, count: usize, spent: &mut impl Extend<C>) {
         self.queue_mut().advance_chunks(count, spent);
-    }
-
-    /// A send of the first datagram failed: gives it up. Tell the protocol afterwards.
-    pub fn handle_datagram_failed(&mut self, spent: &mut impl Extend<C>) {
-        self.queue_mut().advance_chunks(1, spent);
     }
 
     /// Sends have gone as far as they could, to the end of the queue or until one would have

@@ -85,6 +85,7 @@ fn execute(module: Obj<'_>) -> R<()> {
         (c"Handle", &types.handle),
         (c"TimerHandle", &types.timer_handle),
         (c"StreamTransport", &types.stream_transport),
+        (c"DatagramTransport", &types.datagram_transport),
         (c"ReadPipeTransport", &types.read_pipe_transport),
         (c"WritePipeTransport", &types.write_pipe_transport),
     ];

@@ -115,7 +115,6 @@ async def context_of_a_resumed_transport() -> None:
 
 @lesson(
     "zuvloop's documentation of uvloop",
-    aioxide=Has("datagram", until=(3, 12)),
     asyncio=Has("datagram", until=(3, 12)),
     uvloop=Has("stream"),
     rloop=Has("stream"),

@@ -18,10 +18,8 @@ pub(super) struct Driver {
     pub(super) seen: Vec<Seen>,
     reactions: Vec<Call>,
     seed: u8,
-    turn: u64,
     pub(super) pushed: usize,
     pub(super) spent: Vec<Vec<u8>>,
-    pub(super) flushes: usize,
     /// Read and write interest as last registered.
     interest: (bool, bool),
 }
@@ -35,10 +33,8 @@ impl Driver {
             seen: Vec::new(),
             reactions,
             seed: 0,
-            turn: 0,
             pushed: 0,
             spent: Vec::new(),
-            flushes: 0,
             interest: (false, false),
         };
         let step = driver.stream.handle_start();
@@ -52,13 +48,11 @@ impl Driver {
                 Action::Interest => {
                     self.interest = (self.stream.wants_read(), self.stream.wants_write());
                 }
-                Action::FlushLater => self.flushes += 1,
-                Action::Send => self.transmit(),
                 Action::PauseProtocol => self.called(Seen::Pause),
                 Action::ResumeProtocol => self.called(Seen::Resume),
                 Action::ScheduleLost => self.seen.push(Seen::LostSoon),
                 Action::LoseNow => self.seen.push(Seen::LostNow),
-                Action::Emptied | Action::ShutdownWrite => panic!("not with datagrams"),
+                other => panic!("{other:?}: not with datagrams"),
             }
         }
         assert!(step.is_done());
@@ -89,30 +83,19 @@ impl Driver {
             if stopped == Sent::Blocked {
                 break;
             }
-            self.stream.handle_datagram_failed(&mut self.spent);
-            let is_waiting = self.stream.is_waiting();
-            self.seen.push(Seen::Error);
-            if is_waiting {
-                return;
-            }
+            self.stream.handle_datagrams_sent(1, &mut self.spent);
+            return self.seen.push(Seen::Error);
         }
         let step = self.stream.handle_drained();
         self.run(step);
     }
 
-    fn flush(&mut self) {
-        if self.stream.handle_flush() {
-            self.transmit();
-        }
-    }
-
     fn send(&mut self, datagram: Vec<u8>) {
-        let turn = Some(self.turn);
-        let queued = match self.stream.handle_sendto(self.has_remote, turn) {
+        let queued = match self.stream.handle_sendto(self.has_remote) {
             WritePlan::Lost { warn } => return self.seen.extend(warn.then_some(Seen::Warn)),
             WritePlan::Queue => self.stream.handle_queued(datagram),
             WritePlan::SendNow => match self.kernel.send(&datagram) {
-                Sent::Done => return self.stream.handle_sent_at_once(turn),
+                Sent::Done => return,
                 Sent::Failed => return self.seen.push(Seen::Error),
                 Sent::Blocked => self.stream.handle_datagram_unsent(datagram),
             },
@@ -132,20 +115,14 @@ impl Driver {
                 let datagram = data(&mut self.seed, len);
                 return self.send(datagram);
             }
-            Call::Size => return self.flush(),
             Call::PauseReading => self.stream.handle_pause_reading().unwrap_or_default(),
             Call::ResumeReading => self.stream.handle_resume_reading().unwrap_or_default(),
             Call::Limits(high, low) => self
                 .stream
                 .handle_limits(Some(high), Some(low))
                 .unwrap_or_default(),
-            Call::Close | Call::Abort => {
-                self.flush();
-                match call {
-                    Call::Close => self.stream.handle_close(),
-                    _ => self.stream.handle_fatal(&mut self.spent),
-                }
-            }
+            Call::Close => self.stream.handle_close(),
+            Call::Abort => self.stream.handle_fatal(&mut self.spent),
         };
         self.run(step);
     }
@@ -153,11 +130,9 @@ impl Driver {
     pub(super) fn apply(&mut self, op: &Op) {
         match *op {
             Op::Call(call) => self.call(call),
-            Op::EndTurn { freed } => {
-                self.flush();
-                self.turn += 1;
+            Op::Ready { freed } => {
                 self.kernel.free += freed;
-                if self.stream.wants_write() && self.stream.handle_drain() {
+                if self.stream.handle_drain() {
                     self.transmit();
                 }
             }
@@ -165,16 +140,8 @@ impl Driver {
     }
 }
 
-/// What a protocol saw of everything but failed sends, whose reports may come a little later, and
-/// the number of those.
-fn picture(seen: &[Seen]) -> (Vec<Seen>, usize) {
-    let others: Vec<Seen> = seen.iter().copied().filter(|s| *s != Seen::Error).collect();
-    let errors = seen.len() - others.len();
-    (others, errors)
-}
-
-/// Runs `ops` on transport and model, from `free` bytes of room in the kernel; the end of the last
-/// turn is added. Panics where they disagree.
+/// Runs `ops` on transport and model, from `free` bytes of room in the kernel. Panics where they
+/// disagree.
 pub(super) fn agree(ops: &[Op], reactions: &[Call], free: usize, has_remote: bool) {
     let kernel = Kernel {
         free,
@@ -191,26 +158,21 @@ pub(super) fn agree(ops: &[Op], reactions: &[Call], free: usize, has_remote: boo
         ..Model::default()
     };
     driver.call(Call::Limits(60, 20));
-    let end = Op::EndTurn { freed: 0 };
-    for op in ops.iter().chain([&end]) {
+    for op in ops {
         driver.apply(op);
         model.apply(op);
         let stream = &driver.stream;
-        let way_out = stream.wants_write() || stream.is_flush_due();
-        assert!(stream.queue().is_empty() || way_out);
-        assert!(!(stream.wants_write() && stream.is_flush_due()));
+        assert!(stream.queue().is_empty() || stream.wants_write());
+        assert!(!stream.is_flush_due());
         assert_eq!(driver.interest, (stream.wants_read(), stream.wants_write()));
-        assert_eq!(picture(&driver.seen).0, picture(&model.seen).0);
+        assert_eq!(&driver.seen, &model.seen);
+        assert_eq!(&driver.kernel.out, &model.kernel.out);
         assert_eq!(stream.is_closing(), model.closing);
         assert_eq!(stream.wants_read(), model.reader);
+        assert_eq!(stream.wants_write(), model.writer);
         assert_eq!(stream.is_protocol_paused(), model.protocol_paused);
-        if matches!(op, Op::EndTurn { .. } | Op::Call(Call::Size)) {
-            assert_eq!(picture(&driver.seen), picture(&model.seen));
-            assert_eq!(&driver.kernel.out, &model.kernel.out);
-            assert_eq!(stream.queue().size_bytes(), model.size());
-            assert_eq!(stream.wants_write(), model.writer);
-            assert_eq!(stream.conn_lost(), model.conn_lost);
-        }
+        assert_eq!(stream.queue().size_bytes(), model.size());
+        assert_eq!(stream.conn_lost(), model.conn_lost);
     }
     let step = driver.stream.handle_fatal(&mut driver.spent);
     driver.run(step);

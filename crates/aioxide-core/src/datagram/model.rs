@@ -1,6 +1,6 @@
 //! asyncio's datagram transport told in the plainest way, to compare the real one with.
 //!
-//! Every datagram tried at once, nothing deferred. Here too: the kernel, the calls and what a
+//! One datagram at a time, flags as asyncio names them. Here too: the kernel, the calls and what a
 //! protocol sees, which `driver.rs` shares.
 #![forbid(unsafe_code)]
 
@@ -58,15 +58,14 @@ pub(super) enum Call {
     Limits(i64, i64),
     PauseReading,
     ResumeReading,
-    Size,
 }
 
 /// One step of a test run.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
     Call(Call),
-    /// Ends the turn; then the kernel frees bytes, and reports if it is writable.
-    EndTurn {
+    /// The kernel frees bytes, and reports if it is writable.
+    Ready {
         freed: usize,
     },
 }
@@ -200,14 +199,13 @@ impl Model {
                     (self.reading_paused, self.reader) = (false, true);
                 }
             }
-            Call::Size => {}
         }
     }
 
     pub(super) fn apply(&mut self, op: &Op) {
         match *op {
             Op::Call(call) => self.call(call),
-            Op::EndTurn { freed } => {
+            Op::Ready { freed } => {
                 self.kernel.free += freed;
                 if self.writer {
                     self.write_ready();

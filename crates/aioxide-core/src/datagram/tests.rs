@@ -3,7 +3,6 @@
 
 use super::driver::{Driver, agree};
 use super::model::{BAD_LEN, Call, HEADER_BYTES, Kernel, Op, Seen};
-use super::*;
 use proptest::prelude::*;
 
 fn call() -> impl Strategy<Value = Call> {
@@ -14,14 +13,13 @@ fn call() -> impl Strategy<Value = Call> {
         1 => (-1i64..90, -1i64..60).prop_map(|(high, low)| Call::Limits(high, low)),
         1 => Just(Call::PauseReading),
         1 => Just(Call::ResumeReading),
-        1 => Just(Call::Size),
     ]
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => call().prop_map(Op::Call),
-        4 => (0usize..120).prop_map(|freed| Op::EndTurn { freed }),
+        4 => (0usize..120).prop_map(|freed| Op::Ready { freed }),
     ]
 }
 
@@ -50,27 +48,14 @@ fn lens(driver: &Driver) -> Vec<usize> {
 }
 
 #[test]
-fn first_of_a_turn_leaves_at_once_and_the_rest_together() {
+fn every_one_is_tried_at_once() {
     let mut driver = idle(1000, true);
-    for len in [3, 0, 5, 4] {
+    for len in [3, 0, BAD_LEN, 5, BAD_LEN] {
         driver.call(Call::Send(len));
     }
-    assert_eq!((lens(&driver), driver.flushes), (vec![3], 1));
-    driver.apply(&Op::EndTurn { freed: 0 });
-    assert_eq!(lens(&driver), [3, 0, 5, 4]);
-    assert!(!driver.stream.wants_write());
-}
-
-#[test]
-fn a_failed_one_loses_itself_only() {
-    let mut driver = idle(1000, true);
-    for len in [1, BAD_LEN, 2, BAD_LEN, 3] {
-        driver.call(Call::Send(len));
-    }
-    driver.apply(&Op::EndTurn { freed: 0 });
-    assert_eq!(lens(&driver), [1, 2, 3]);
+    assert_eq!(lens(&driver), [3, 0, 5]);
     assert_eq!(driver.seen, [Seen::Error, Seen::Error]);
-    assert!(!driver.stream.is_closing());
+    assert!(!driver.stream.wants_write() && !driver.stream.is_closing());
 }
 
 #[test]
@@ -79,10 +64,10 @@ fn a_failed_one_that_waited_leaves_the_rest_to_the_next_readiness() {
     for len in [BAD_LEN - 1, BAD_LEN, 2] {
         driver.call(Call::Send(len));
     }
-    driver.apply(&Op::EndTurn { freed: 100 });
+    driver.apply(&Op::Ready { freed: 100 });
     assert_eq!(lens(&driver), [BAD_LEN - 1]);
     assert!(driver.stream.wants_write());
-    driver.apply(&Op::EndTurn { freed: 0 });
+    driver.apply(&Op::Ready { freed: 0 });
     assert_eq!(lens(&driver), [BAD_LEN - 1, 2]);
     assert!(!driver.stream.wants_write());
 }
@@ -92,7 +77,7 @@ fn nothing_waits_behind_a_failure_that_was_the_last() {
     let mut driver = idle(0, true);
     driver.call(Call::Send(BAD_LEN - 1));
     driver.call(Call::Send(BAD_LEN));
-    driver.apply(&Op::EndTurn { freed: 100 });
+    driver.apply(&Op::Ready { freed: 100 });
     driver.call(Call::Send(1));
     driver.call(Call::Send(2));
     assert_eq!(lens(&driver), [BAD_LEN - 1, 1, 2]);
@@ -104,9 +89,9 @@ fn closing_after_a_last_failure_still_ends() {
     driver.call(Call::Send(BAD_LEN - 1));
     driver.call(Call::Send(BAD_LEN));
     driver.call(Call::Close);
-    driver.apply(&Op::EndTurn { freed: 100 });
+    driver.apply(&Op::Ready { freed: 100 });
     assert_eq!(driver.seen, [Seen::Error]);
-    driver.apply(&Op::EndTurn { freed: 0 });
+    driver.apply(&Op::Ready { freed: 0 });
     assert_eq!(driver.seen, [Seen::Error, Seen::LostNow]);
 }
 
@@ -136,15 +121,4 @@ fn ignored_writes_count_only_with_a_remote_address() {
     assert_eq!(lens(&driver), [1; 6]);
     driver.call(Call::Send(1));
     assert!(driver.stream.queue().is_empty());
-}
-
-#[test]
-fn nothing_is_deferred_outside_a_turn() {
-    let mut stream: Stream<Vec<u8>> = Stream::of_datagrams(HEADER_BYTES);
-    for _ in 0..3 {
-        assert_eq!(stream.handle_sendto(true, None), WritePlan::SendNow);
-        stream.handle_sent_at_once(None);
-    }
-    let mut step = stream.handle_datagram_unsent(Vec::new()).expect("open");
-    assert_eq!(stream.poll_action(&mut step), Some(Action::Interest));
 }

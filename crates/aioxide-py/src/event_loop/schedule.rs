@@ -25,6 +25,14 @@ impl LoopFields {
         turn.push(entry);
     }
 
+    /// How much is scheduled, and whether the run is about to end: whoever does several things in
+    /// one entry goes on only while this stays the same.
+    pub fn scheduled(&self) -> (usize, usize, bool) {
+        let turn = self.turn.borrow();
+        let ends = self.stopping.get() || !self.inbox.is_empty();
+        (turn.ready.len(), turn.timers.len(), ends)
+    }
+
     /// Schedules the next step of a native task.
     #[inline]
     pub fn push_step(&self, task: Ref) -> R<()> {

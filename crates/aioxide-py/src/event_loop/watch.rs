@@ -8,10 +8,10 @@
 
 use std::os::fd::RawFd;
 
-use aioxide_core::backend::{Backend, Interest};
+use aioxide_core::backend::{Backend, Interest, Readiness};
 use aioxide_core::slab::Token;
 
-use super::{LoopFields, OnReady, Registration, fields};
+use super::{Entry, LoopFields, OnReady, Registration, fields};
 use crate::ffi::args::unexpected_keyword;
 use crate::ffi::object::{boolean, none, none_ref};
 use crate::ffi::{Args, Obj, R, Raised, Ref, Signature};
@@ -132,6 +132,11 @@ impl LoopFields {
     /// Removes a native registration. Does nothing for a stale token.
     pub fn deregister_native(&self, token: Token) -> R<()> {
         self.remove(token)
+    }
+
+    /// Has the owner of `token` told of `readiness` in the next turn, as if the backend had.
+    pub fn report(&self, token: Token, readiness: Readiness) {
+        self.push(Entry::Io(token, readiness));
     }
 
     /// The native transport or listener registered for `fd`.

@@ -13,6 +13,13 @@ pub fn os_error<'a>() -> Obj<'a> {
     unsafe { Obj::from_ptr(c::PyExc_OSError) }
 }
 
+/// Whether the exception is one of those that asyncio takes for "not now".
+pub fn is_would_block(raised: &Raised) -> bool {
+    // SAFETY: statics of the interpreter.
+    let classes = unsafe { [c::PyExc_BlockingIOError, c::PyExc_InterruptedError] };
+    classes.into_iter().any(|class| raised.matches(class))
+}
+
 /// `ConnectionError`.
 pub fn connection_error<'a>() -> Obj<'a> {
     // SAFETY: a static of the interpreter.

@@ -46,3 +46,15 @@ pub fn path_text(path: &[u8]) -> R<Ref> {
         ))
     }
 }
+
+/// A file name as the kernel takes it: `os.fsencode` of a `str`.
+pub fn of_path(path: Obj<'_>) -> R<Ref> {
+    // SAFETY: alive; a bytes object or an error comes back.
+    unsafe { Ref::steal(c::PyUnicode_EncodeFSDefault(path.ptr())) }
+}
+
+/// `bytes(object)` of an object with a buffer, contiguous or not.
+pub fn of_buffer(object: Obj<'_>) -> R<Ref> {
+    // SAFETY: alive; a bytes object or an error comes back.
+    unsafe { Ref::steal(c::PyBytes_FromObject(object.ptr())) }
+}

@@ -209,6 +209,18 @@ impl<'a> Obj<'a> {
         unsafe { c::PyLong_Check(self.ptr()) != 0 }
     }
 
+    /// Whether this is exactly `int`.
+    pub fn is_exact_int(self) -> bool {
+        // SAFETY: alive.
+        unsafe { c::PyLong_CheckExact(self.ptr()) != 0 }
+    }
+
+    /// Whether this is exactly `bytes`.
+    pub fn is_exact_bytes(self) -> bool {
+        // SAFETY: alive.
+        unsafe { c::PyBytes_CheckExact(self.ptr()) != 0 }
+    }
+
     /// Whether this is exactly `float`.
     pub fn is_exact_float(self) -> bool {
         // SAFETY: alive.
@@ -301,6 +313,33 @@ pub fn tuple(items: &[Obj<'_>]) -> R<Ref> {
 pub fn tuple_item<'a>(tuple: Obj<'a>, index: usize) -> Obj<'a> {
     // SAFETY: the caller passes a tuple and an index below its size.
     unsafe { Obj::from_ptr(c::PyTuple_GetItem(tuple.ptr(), index as isize)) }
+}
+
+/// The items of exactly a `tuple` of `N`; `None` for anything else.
+pub fn exact_tuple<'a, const N: usize>(object: Obj<'a>) -> Option<[Obj<'a>; N]> {
+    // SAFETY: alive.
+    let is_tuple = unsafe { c::PyTuple_CheckExact(object.ptr()) } != 0;
+    if !is_tuple || tuple_len(object) != N {
+        return None;
+    }
+    Some(std::array::from_fn(|index| tuple_item(object, index)))
+}
+
+/// The text of exactly a `str`, not copied; `None` for anything else and for lone surrogates.
+pub fn utf8(string: Obj<'_>) -> Option<&str> {
+    if !string.is_exact_str() {
+        return None;
+    }
+    let mut length = 0;
+    // SAFETY: a string, alive; the buffer that comes back is the string's own and lives as long.
+    let data = unsafe { c::PyUnicode_AsUTF8AndSize(string.ptr(), &raw mut length) };
+    if data.is_null() {
+        drop(Raised::from_indicator().take());
+        return None;
+    }
+    // SAFETY: `length` bytes at `data`, see above.
+    let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length as usize) };
+    std::str::from_utf8(bytes).ok()
 }
 
 /// The number of items of a tuple.

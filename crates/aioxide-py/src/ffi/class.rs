@@ -87,7 +87,12 @@ impl Class {
     }
 
     /// Creates the type under `base` (`object` if none).
-    pub fn build(mut self, base: Option<Obj<'_>>) -> R<Ref> {
+    pub fn build(self, base: Option<Obj<'_>>) -> R<Ref> {
+        self.build_under(base.as_slice())
+    }
+
+    /// Creates the type under `bases`, in this order.
+    pub fn build_under(mut self, bases: &[Obj<'_>]) -> R<Ref> {
         self.methods.push(c::PyMethodDef::zeroed());
         let methods = Box::leak(self.methods.into_boxed_slice());
         self.slots.push(c::PyType_Slot {
@@ -120,10 +125,12 @@ impl Class {
             flags: self.flags as c_uint,
             slots: slots.as_mut_ptr(),
         };
-        let bases = base.map(|base| super::call::tuple(&[base])).transpose()?;
-        let bases = bases.as_ref().map_or(null_mut(), Ref::ptr);
-        // SAFETY: the spec is complete and its tables are leaked, so they outlive the type.
-        unsafe { Ref::steal(c::PyType_FromSpecWithBases(&mut spec, bases)) }
+        let tuple = super::call::tuple(bases)?;
+        let parents = Some(&tuple).filter(|_| !bases.is_empty());
+        let parents = parents.map_or(null_mut(), Ref::ptr);
+        // SAFETY: the spec is complete and its tables are leaked, so they outlive the type; the
+        // tuple lives until the end of this function.
+        unsafe { Ref::steal(c::PyType_FromSpecWithBases(&mut spec, parents)) }
     }
 }
 

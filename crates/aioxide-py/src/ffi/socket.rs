@@ -3,9 +3,11 @@
 //! May touch: one word of such an object, read-only. Where that word lies is not promised by
 //! CPython, so each object is compared once with its own `fileno()` before the word is trusted.
 
+use std::ffi::{c_char, c_int};
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
+use super::error::{R, check};
 use super::object::{Obj, PyObject, Slot};
 use crate::state::state;
 
@@ -47,4 +49,38 @@ pub fn with<T>(
     // SAFETY: open, as its owner was just seen or is trusted to have it, and `io` runs no code that
     // could close it.
     io(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Whether `socket` moves datagrams by the methods of `socket.socket`, so that nobody sees it when
+/// the kernel is asked directly. Runs no Python code for classes without a metaclass of their own.
+pub fn has_stock_methods(socket: Obj<'_>) -> R<bool> {
+    let stock = state().asyncio.socket_class.obj();
+    if !socket.is_instance_of_type(stock.ptr().cast()) {
+        return Ok(false);
+    }
+    for name in [c"recvfrom", c"send", c"sendto"] {
+        let of_class = socket.type_obj().getattr_str(name)?;
+        if !of_class.obj().is(stock.getattr_str(name)?.obj()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+unsafe extern "C" {
+    fn PySys_Audit(event: *const c_char, format: *const c_char, ...) -> c_int;
+}
+
+/// Tells audit hooks, if there are any, what `socket.sendto()` would tell them.
+#[inline]
+pub fn audit_sendto(socket: Obj<'_>, address: Obj<'_>) -> R<()> {
+    // SAFETY: NUL-terminated texts, and as many live objects as the format names.
+    check(unsafe {
+        PySys_Audit(
+            c"socket.sendto".as_ptr(),
+            c"OO".as_ptr(),
+            socket.ptr(),
+            address.ptr(),
+        )
+    })
 }

@@ -1,7 +1,8 @@
-//! Socket addresses as Python's `socket` module shows them.
+//! Socket addresses as Python's `socket` module shows and takes them.
 //!
 //! May touch: nothing but its input. Knows IPv4, IPv6 and Unix addresses; other families are left
-//! to the socket object's own methods. *Source*: `socket` documentation, "Socket families".
+//! to the socket object's own methods, and so is everything that must be looked up or refused.
+//! *Source*: `socket` documentation, "Socket families".
 
 #![forbid(unsafe_code)]
 
@@ -9,8 +10,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use aioxide_core::backend::sys::SocketAddress;
 
-use crate::ffi::call::{int, string, tuple};
-use crate::ffi::{R, Ref, bytes};
+use crate::ffi::call::{exact_tuple, int, string, tuple, utf8};
+use crate::ffi::{Obj, R, Ref, bytes};
+
+/// The largest flow information of an IPv6 address: it has 20 bits.
+const FLOW_MAX: u32 = 0xfffff;
 
 /// The Python form of `address`, or `None` for a family that is not known here.
 pub fn to_python(address: &SocketAddress) -> R<Option<Ref>> {
@@ -46,11 +50,22 @@ fn inet6(raw: &[u8]) -> R<Option<Ref>> {
     let (Some(host), Some(scope)) = (part::<16>(raw, 8), part::<4>(raw, 24)) else {
         return Ok(None);
     };
-    let host = string(&Ipv6Addr::from(host).to_string())?;
+    let host = string(&inet6_text(Ipv6Addr::from(host)))?;
     let port = int(u16::from_be_bytes(port).into())?;
     let flow = int(u32::from_be_bytes(flow).into())?;
     let scope = int(u32::from_ne_bytes(scope).into())?;
     tuple(&[host.obj(), port.obj(), flow.obj(), scope.obj()]).map(Some)
+}
+
+/// The text of an IPv6 address as `inet_ntop` writes it: one that holds an IPv4 address behind
+/// zeros shows that in dots.
+fn inet6_text(host: Ipv6Addr) -> String {
+    let segments = host.segments();
+    if segments[..6] == [0; 6] && segments[6] != 0 {
+        let [.., a, b, c, d] = host.octets();
+        return format!("::{}", Ipv4Addr::new(a, b, c, d));
+    }
+    host.to_string()
 }
 
 /// A path as `str`, an abstract name as `bytes`, and the empty text for a socket without a name.
@@ -63,4 +78,64 @@ fn unix(raw: &[u8]) -> R<Ref> {
             bytes::path_text(path)
         }
     }
+}
+
+/// The kernel's form of an address of `family` that a program gave; `None` for what needs the
+/// socket object: names to look up, subclasses, and whatever it will refuse.
+pub fn from_python(family: i32, address: Obj<'_>) -> R<Option<SocketAddress>> {
+    match family {
+        libc::AF_INET => inet4_from(address),
+        libc::AF_INET6 => inet6_from(address),
+        libc::AF_UNIX => unix_from(address),
+        _ => Ok(None),
+    }
+}
+
+fn number<T: TryFrom<i64>>(object: Obj<'_>) -> R<Option<T>> {
+    if !object.is_exact_int() {
+        return Ok(None);
+    }
+    let value = crate::ffi::builtin::saturating_i64(object)?;
+    Ok(T::try_from(value).ok())
+}
+
+fn inet4_from(address: Obj<'_>) -> R<Option<SocketAddress>> {
+    let Some([host, port]) = exact_tuple(address) else {
+        return Ok(None);
+    };
+    let host = utf8(host).and_then(|text| text.parse::<Ipv4Addr>().ok());
+    let port = number::<u16>(port)?;
+    Ok(host
+        .zip(port)
+        .map(|(host, port)| SocketAddress::inet4(host, port)))
+}
+
+fn inet6_from(address: Obj<'_>) -> R<Option<SocketAddress>> {
+    let (host, port, flow, scope) = if let Some([host, port]) = exact_tuple(address) {
+        (host, port, None, None)
+    } else if let Some([host, port, flow]) = exact_tuple(address) {
+        (host, port, Some(flow), None)
+    } else if let Some([host, port, flow, scope]) = exact_tuple(address) {
+        (host, port, Some(flow), Some(scope))
+    } else {
+        return Ok(None);
+    };
+    let optional = |given: Option<Obj<'_>>| given.map_or(Ok(Some(0)), number::<u32>);
+    let host = utf8(host).and_then(|text| text.parse::<Ipv6Addr>().ok());
+    let (port, flow, scope) = (number::<u16>(port)?, optional(flow)?, optional(scope)?);
+    let (Some(host), Some(port), Some(flow), Some(scope)) = (host, port, flow, scope) else {
+        return Ok(None);
+    };
+    Ok((flow <= FLOW_MAX).then(|| SocketAddress::inet6(host, port, flow, scope)))
+}
+
+fn unix_from(address: Obj<'_>) -> R<Option<SocketAddress>> {
+    if address.is_exact_str() {
+        let path = bytes::of_path(address)?;
+        return Ok(bytes::slice(path.obj()).and_then(SocketAddress::unix));
+    }
+    if address.is_exact_bytes() {
+        return Ok(bytes::slice(address).and_then(SocketAddress::unix));
+    }
+    Ok(None)
 }

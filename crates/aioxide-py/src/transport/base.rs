@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::datagram::{self, Datagrams, HEADER_BYTES, Target};
 use super::descriptor::Descriptor;
 use super::open::Opening;
 use super::sendfile;
@@ -21,12 +22,24 @@ use aioxide_core::slab::Token;
 use aioxide_core::stream::{Rules, Stream};
 
 /// Bytes that wait to be written: a `bytes` object, held and not copied.
-pub struct Chunk(pub Ref);
+pub struct Chunk {
+    /// The bytes.
+    pub data: Ref,
+    /// Where a datagram goes, unless to a connected peer; streams have none.
+    pub target: Option<Box<Target>>,
+}
+
+impl Chunk {
+    /// A part of a stream.
+    pub fn new(data: Ref) -> Chunk {
+        Chunk { data, target: None }
+    }
+}
 
 impl AsRef<[u8]> for Chunk {
     #[inline]
     fn as_ref(&self) -> &[u8] {
-        bytes::slice(self.0.obj()).unwrap_or_default()
+        bytes::slice(self.data.obj()).unwrap_or_default()
     }
 }
 
@@ -34,6 +47,8 @@ impl AsRef<[u8]> for Chunk {
 pub struct Fields {
     /// Whether this is a socket, or an end of a pipe.
     pub rules: Rules,
+    /// What a datagram transport has beyond this; `None` for streams and pipes.
+    pub datagrams: Option<Box<Datagrams>>,
     pub stream: RefCell<Stream<Chunk>>,
     pub descriptor: Descriptor,
     /// Registration with the loop, while there is interest.
@@ -96,6 +111,7 @@ impl Fields {
     pub fn new(rules: Rules) -> Fields {
         Fields {
             rules,
+            datagrams: None,
             stream: RefCell::new(Stream::new(rules)),
             descriptor: Descriptor::default(),
             token: Cell::new(None),
@@ -116,6 +132,15 @@ impl Fields {
             sender: Slot::empty(),
             dict: Cell::new(std::ptr::null_mut()),
             weakrefs: Cell::new(std::ptr::null_mut()),
+        }
+    }
+
+    /// The same for a datagram transport.
+    pub fn of_datagrams() -> Fields {
+        Fields {
+            datagrams: Some(Box::new(Datagrams::new())),
+            stream: RefCell::new(Stream::of_datagrams(HEADER_BYTES)),
+            ..Fields::new(Rules::Socket)
         }
     }
 
@@ -261,18 +286,27 @@ impl Fields {
         if writes {
             interest = interest.with(Interest::WRITABLE);
         }
-        self.register(transport, interest)
+        self.register(transport, interest)?;
+        if reads && self.datagrams.is_some() {
+            // After a pause, what was received before it comes first.
+            datagram::go_on_later(self)?;
+        }
+        Ok(())
     }
 
     fn register(&self, transport: Obj<'_>, interest: Interest) -> R<()> {
         let (token, fd) = (self.token.get(), self.descriptor.number());
+        let on_ready = match self.datagrams {
+            Some(_) => datagram::handle_ready,
+            None => handle_ready,
+        };
         let registered = self.in_loop(|native| match token {
             _ if native.is_closed() && interest.is_none() => Ok(None),
             None if interest.is_none() => Ok(None),
             None => {
                 native.check_open()?;
                 native
-                    .register_native(fd, interest, transport.to_ref(), handle_ready)
+                    .register_native(fd, interest, transport.to_ref(), on_ready)
                     .map(Some)
             }
             Some(token) if interest.is_none() => native.deregister_native(token).map(|()| None),
@@ -323,6 +357,9 @@ impl Fields {
             &self.protocol,
         ] {
             slot.clear();
+        }
+        if let Some(own) = &self.datagrams {
+            own.let_go();
         }
         self.close_descriptor()
     }

@@ -23,13 +23,13 @@ use aioxide_core::stream::Rules;
 // ---- life cycle ---------------------------------------------------------------------------------
 
 /// A transport that is not open yet.
-pub fn allocate(class: Obj<'_>, rules: Rules) -> R<Ref> {
+pub fn allocate(class: Obj<'_>, initial: Fields) -> R<Ref> {
     // SAFETY: a type of ours: `class` is `StreamTransport` or a sister; they have no subclasses.
     let object = unsafe { Ref::steal(c::PyType_GenericAlloc(class.ptr().cast(), 0)) }?;
     let place = std::ptr::from_ref(fields(object.obj())).cast_mut();
     // SAFETY: fresh memory of the type's size, zeroed; nobody has seen the object, and nothing
     // that could start a collection happened since it was allocated.
-    unsafe { place.write(Fields::new(rules)) };
+    unsafe { place.write(initial) };
     Ok(object)
 }
 
@@ -39,7 +39,8 @@ unsafe extern "C" fn new(
     _kwargs: *mut PyObject,
 ) -> *mut PyObject {
     // SAFETY: the interpreter passes the type.
-    error::guard(|| allocate(unsafe { Obj::from_ptr(class.cast()) }, Rules::Socket))
+    let class = unsafe { Obj::from_ptr(class.cast()) };
+    error::guard(|| allocate(class, Fields::new(Rules::Socket)))
 }
 
 const INIT: Signature = Signature {
@@ -99,7 +100,8 @@ unsafe extern "C" fn finalize_slot(transport: *mut PyObject) {
 }
 
 impl Fields {
-    fn slots(&self) -> [&Slot; 13] {
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        let own = self.datagrams.iter().flat_map(|own| own.slots());
         [
             &self.pipe,
             &self.handles[0],
@@ -115,6 +117,8 @@ impl Fields {
             &self.empty_waiter,
             &self.sender,
         ]
+        .into_iter()
+        .chain(own)
     }
 }
 
@@ -206,6 +210,7 @@ pub fn build_type(asyncio: &Asyncio) -> R<Ref> {
         .slot(c::Py_tp_init, initializer!(init))
         .methods(reading_methods())
         .methods(writing_methods())
+        .methods(flow_methods())
         .methods(info_methods())
         .methods(private::methods())
         .attributes(private::attributes())
@@ -280,6 +285,12 @@ pub fn writing_methods() -> Vec<c::PyMethodDef> {
             surface::can_write_eof,
             c"can_write_eof($self, /)\n--\n\nTrue: the writing side can be closed alone."
         ),
+    ]
+}
+
+/// The public methods of what sends: aborting, and flow control.
+pub fn flow_methods() -> Vec<c::PyMethodDef> {
+    vec![
         noargs!(
             c"abort",
             stream::abort,

@@ -134,6 +134,11 @@ impl Descriptor {
         self.fd.get()
     }
 
+    /// Whether a Python object owns the descriptor and can be seen to have it still.
+    pub fn is_visible(&self) -> bool {
+        matches!(*self.owner.borrow(), Owner::Object { is_visible: true })
+    }
+
     /// Whether nobody owns a descriptor here (any more).
     pub fn is_closed(&self) -> bool {
         matches!(*self.owner.borrow(), Owner::Closed)

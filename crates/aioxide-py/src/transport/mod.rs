@@ -1,8 +1,9 @@
-//! Transports and servers: the Python side of byte streams.
+//! Transports and servers: the Python side of byte streams and datagrams.
 //!
 //! Rooms: `base` (a transport's fields, losing), `open`, `stream` (reading, closing, running what
 //! the core decides), `write`, `class` (the Python type), `surface` and `private` (its methods),
-//! `pipe` and `pipe_class` (what ends of pipes do differently, and their types),
+//! `pipe` and `pipe_class` (what ends of pipes do differently, and their types), `datagram`,
+//! `datagram_send` and `datagram_class` (the same of datagrams),
 //! `report` (fatal errors and what the exception handler is told), `server` (accepting),
 //! `sendfile`, `descriptor` (who closes what), `address`. What to do is decided by
 //! `aioxide_core::stream`; this room does the io and calls the protocol.
@@ -14,6 +15,9 @@
 mod address;
 mod base;
 mod class;
+mod datagram;
+mod datagram_class;
+mod datagram_send;
 mod descriptor;
 mod open;
 mod pipe;
@@ -31,12 +35,14 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
+use aioxide_core::backend::sys::{ReceiveBatch, SocketAddress};
 use aioxide_core::buf::ReceiveBuffer;
 use aioxide_core::stream::Rules;
 
 use crate::ffi::{Obj, PyObject, R, Ref, bytes};
 
 pub use class::{build_type, loop_methods};
+pub use datagram_class::build_type as build_datagram_type;
 pub use pipe_class::{build_read_pipe_type, build_write_pipe_type};
 pub use sendfile::build_type as build_file_sender_type;
 
@@ -45,6 +51,8 @@ pub use sendfile::build_type as build_file_sender_type;
 pub struct PerLoop {
     /// Landing place of small reads, made at the first one.
     receive: RefCell<Option<ReceiveBuffer>>,
+    /// Landing place of datagrams, made at the first ones; taken out while they are delivered.
+    batch: RefCell<Option<Box<ReceiveBatch>>>,
     /// The transport that uses each descriptor, not kept alive by this table.
     by_fd: RefCell<HashMap<RawFd, *mut PyObject>>,
 }
@@ -64,6 +72,27 @@ impl PerLoop {
             Ok(content) => bytes::new(content).map(Ok),
             Err(error) => Ok(Err(error)),
         }
+    }
+
+    /// Receives one datagram into the shared place: its content, copied, and its sender. The outer
+    /// error is Python's, the inner one the kernel's.
+    fn receive_from(&self, fd: BorrowedFd<'_>) -> R<io::Result<(Ref, SocketAddress)>> {
+        let mut place = self.receive.borrow_mut();
+        match place.get_or_insert_default().receive_from(fd) {
+            Ok((content, sender)) => bytes::new(content).map(|data| Ok((data, sender))),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// The place for datagrams; `give_batch` brings it back.
+    fn take_batch(&self) -> Box<ReceiveBatch> {
+        self.batch.borrow_mut().take().unwrap_or_default()
+    }
+
+    /// See `take_batch`.
+    fn give_batch(&self, batch: Box<ReceiveBatch>) {
+        let other = self.batch.borrow_mut().replace(batch);
+        drop(other);
     }
 
     /// Notes that `transport` uses `fd`, until `detach`.

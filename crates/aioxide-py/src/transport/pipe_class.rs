@@ -5,8 +5,10 @@
 
 use pyo3_ffi as c;
 
-use super::base::fields;
-use super::class::{allocate, info_methods, reading_methods, with_fields, writing_methods};
+use super::base::{Fields, fields};
+use super::class::{
+    allocate, flow_methods, info_methods, reading_methods, with_fields, writing_methods,
+};
 use super::open::Opening;
 use super::surface::{get_protocol, is_closing};
 use super::{pipe, private, stream};
@@ -25,7 +27,8 @@ unsafe extern "C" fn new_read(
     _kwargs: *mut PyObject,
 ) -> *mut PyObject {
     // SAFETY: the interpreter passes the type.
-    error::guard(|| allocate(unsafe { Obj::from_ptr(class.cast()) }, Rules::ReadPipe))
+    let class = unsafe { Obj::from_ptr(class.cast()) };
+    error::guard(|| allocate(class, Fields::new(Rules::ReadPipe)))
 }
 
 unsafe extern "C" fn new_write(
@@ -34,7 +37,8 @@ unsafe extern "C" fn new_write(
     _kwargs: *mut PyObject,
 ) -> *mut PyObject {
     // SAFETY: the interpreter passes the type.
-    error::guard(|| allocate(unsafe { Obj::from_ptr(class.cast()) }, Rules::WritePipe))
+    let class = unsafe { Obj::from_ptr(class.cast()) };
+    error::guard(|| allocate(class, Fields::new(Rules::WritePipe)))
 }
 
 const INIT: Signature = Signature {
@@ -104,6 +108,7 @@ pub fn build_write_pipe_type(asyncio: &Asyncio) -> R<Ref> {
         .slot(c::Py_tp_new, new_write as *mut _)
         .slot(c::Py_tp_init, initializer!(init))
         .methods(writing_methods())
+        .methods(flow_methods())
         .methods(info_methods())
         .methods(private_methods())
         .methods([noargs!(
@@ -198,13 +203,7 @@ fn private_methods() -> Vec<c::PyMethodDef> {
 
 fn attributes() -> Vec<c::PyGetSetDef> {
     vec![
-        c::PyGetSetDef {
-            name: c"__dict__".as_ptr(),
-            get: Some(private::get_dict),
-            set: None,
-            doc: std::ptr::null(),
-            closure: std::ptr::null_mut(),
-        },
+        private::dict_attribute(),
         attribute!(
             c"_extra",
             private::get_extra,

@@ -26,7 +26,7 @@ pub fn set_protocol_attribute(transport: Obj<'_>, value: Option<Obj<'_>>) -> R<(
     fields(transport).set_protocol(value.unwrap_or(none()))
 }
 
-fn force_close(transport: Obj<'_>, exc: Obj<'_>) -> R<Ref> {
+pub fn force_close(transport: Obj<'_>, exc: Obj<'_>) -> R<Ref> {
     let this = fields(transport);
     write::settle(transport, this)?;
     stream::force_close(transport, this, exc).map(|()| none_ref())
@@ -84,7 +84,7 @@ fn reset_empty_waiter(transport: Obj<'_>) -> R<Ref> {
     Ok(none_ref())
 }
 
-fn get_sock(transport: Obj<'_>) -> R<Ref> {
+pub fn get_sock(transport: Obj<'_>) -> R<Ref> {
     let this = fields(transport);
     if this.descriptor.is_closed() {
         return Ok(none_ref());
@@ -92,7 +92,7 @@ fn get_sock(transport: Obj<'_>) -> R<Ref> {
     this.descriptor.socket(&this.socket)
 }
 
-fn get_sock_fd(transport: Obj<'_>) -> R<Ref> {
+pub fn get_sock_fd(transport: Obj<'_>) -> R<Ref> {
     int(fields(transport).descriptor.number().into())
 }
 
@@ -105,8 +105,13 @@ fn get_server(transport: Obj<'_>) -> R<Ref> {
 }
 
 fn get_buffer(transport: Obj<'_>) -> R<Ref> {
-    let chunks: Vec<Ref> = fields(transport)
-        .with(|stream| stream.queue().iter().map(|chunk| chunk.0.clone()).collect());
+    let chunks: Vec<Ref> = fields(transport).with(|stream| {
+        stream
+            .queue()
+            .iter()
+            .map(|chunk| chunk.data.clone())
+            .collect()
+    });
     list(&chunks)
 }
 
@@ -186,7 +191,7 @@ pub fn methods() -> Vec<c::PyMethodDef> {
     ]
 }
 
-pub unsafe extern "C" fn get_dict(
+unsafe extern "C" fn get_dict(
     transport: *mut PyObject,
     closure: *mut std::ffi::c_void,
 ) -> *mut PyObject {
@@ -194,16 +199,21 @@ pub unsafe extern "C" fn get_dict(
     unsafe { c::PyObject_GenericGetDict(transport, closure) }
 }
 
+/// `__dict__`.
+pub fn dict_attribute() -> c::PyGetSetDef {
+    c::PyGetSetDef {
+        name: c"__dict__".as_ptr(),
+        get: Some(get_dict),
+        set: None,
+        doc: std::ptr::null(),
+        closure: std::ptr::null_mut(),
+    }
+}
+
 /// The attributes that hold something.
 pub fn attributes() -> Vec<c::PyGetSetDef> {
     vec![
-        c::PyGetSetDef {
-            name: c"__dict__".as_ptr(),
-            get: Some(get_dict),
-            set: None,
-            doc: std::ptr::null(),
-            closure: std::ptr::null_mut(),
-        },
+        dict_attribute(),
         attribute!(
             c"_extra",
             get_extra,

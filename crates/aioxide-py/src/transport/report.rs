@@ -82,7 +82,8 @@ pub fn report_escaped(transport: Obj<'_>, raised: Raised, method: &str) -> R<()>
         Raised::throw(exc).write_unraisable(transport);
         return Ok(());
     };
-    let message = format!("Exception in callback StreamTransport.{method}()");
+    let name = super::surface::transport_name(fields(transport));
+    let message = format!("Exception in callback {name}.{method}()");
     let names = &state().names;
     let items = [
         (names.exception.obj(), exc.obj()),

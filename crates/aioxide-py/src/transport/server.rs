@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 
 use aioxide_core::backend::sys::{self, SocketAddress};
 
+use super::base::Fields;
 use super::class;
 use super::descriptor::{Descriptor, SocketKind};
 use super::open::{self, Opening};
@@ -210,7 +211,10 @@ fn connection(
     let opened = within(own.obj(), || {
         let protocol = serving.factory.call0()?;
         let opening = opening(event_loop, serving, protocol.obj(), Some(own.obj()));
-        let transport = class::allocate(state().types.stream_transport.obj(), Rules::Socket)?;
+        let transport = class::allocate(
+            state().types.stream_transport.obj(),
+            Fields::new(Rules::Socket),
+        )?;
         open::open_accepted(transport.obj(), fd, kind, peer, &opening)
             .inspect_err(|_| open::discard(transport.obj()))
     });
@@ -276,7 +280,10 @@ fn connection_by_socket(
         let [made_protocol, made_transport] = &mut made;
         let protocol = made_protocol.insert(serving.factory.call0()?);
         let opening = opening(event_loop, serving, protocol.obj(), Some(own.obj()));
-        let transport = class::allocate(state().types.stream_transport.obj(), Rules::Socket)?;
+        let transport = class::allocate(
+            state().types.stream_transport.obj(),
+            Fields::new(Rules::Socket),
+        )?;
         open::open_socket(transport.obj(), socket.obj(), &opening)
             .inspect_err(|_| open::discard(transport.obj()))?;
         *made_transport = Some(transport);

@@ -59,7 +59,7 @@ pub fn flush(transport: Obj<'_>) -> R<()> {
 }
 
 /// Runs `body` in `context`, or in the current one if there is none.
-fn run_in(context: Option<Ref>, body: impl FnOnce() -> R<()>) -> R<()> {
+pub fn run_in(context: Option<Ref>, body: impl FnOnce() -> R<()>) -> R<()> {
     let Some(context) = context else {
         return body();
     };

@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::base::fields;
+use super::base::{Fields, fields};
 use super::{stream, write};
 use crate::ffi::call::{tuple, uint};
 use crate::ffi::object::{boolean, none, none_ref};
@@ -14,6 +14,14 @@ use crate::state::state;
 
 // ---- what it says about itself ------------------------------------------------------------------
 
+/// What sockets' transports are called, without the module.
+pub fn transport_name(this: &Fields) -> &'static str {
+    match this.datagrams {
+        Some(_) => "DatagramTransport",
+        None => "StreamTransport",
+    }
+}
+
 /// `<StreamTransport fd=7 read=polling write=<idle, bufsize=0>>`; pipes: see `pipe::describe`.
 pub fn describe(transport: Obj<'_>) -> R<String> {
     let this = fields(transport);
@@ -21,7 +29,7 @@ pub fn describe(transport: Obj<'_>) -> R<String> {
         return Ok(super::pipe::describe(this));
     }
     let fd = this.descriptor.number();
-    let mut words = vec![String::from("StreamTransport")];
+    let mut words = vec![String::from(transport_name(this))];
     let (closing, reads, writes, size) = this.with(|stream| {
         let size = stream.queue().size_bytes();
         (

@@ -96,7 +96,13 @@ pub fn write(transport: Obj<'_>, data: Obj<'_>) -> R<Ref> {
         } else {
             0
         };
-        return conclude(transport, this, offer, || Ok(Chunk(data.to_ref())), skip);
+        return conclude(
+            transport,
+            this,
+            offer,
+            || Ok(Chunk::new(data.to_ref())),
+            skip,
+        );
     }
     let buffer = match Buffer::readable(data) {
         Ok(buffer) => buffer,
@@ -113,7 +119,7 @@ pub fn write(transport: Obj<'_>, data: Obj<'_>) -> R<Ref> {
         transport,
         this,
         offer,
-        || Ok(Chunk(rest.unwrap_or_else(none_ref))),
+        || Ok(Chunk::new(rest.unwrap_or_else(none_ref))),
         0,
     )
 }
@@ -179,7 +185,7 @@ fn give_up(transport: Obj<'_>, this: &Fields) -> R<()> {
 }
 
 #[cold]
-fn lost_write(this: &Fields, warn: bool) -> R<Ref> {
+pub fn lost_write(this: &Fields, warn: bool) -> R<Ref> {
     if warn {
         report::log_warning(match this.rules {
             Rules::Socket => "socket.send() raised exception.",
@@ -272,11 +278,11 @@ fn collect_lines(lines: Obj<'_>) -> R<Vec<Chunk>> {
     let mut chunks = Vec::new();
     while let Some(line) = builtin::next(iterator.obj())? {
         if bytes::slice(line.obj()).is_some() {
-            chunks.push(Chunk(line));
+            chunks.push(Chunk::new(line));
         } else if cfg!(not(Py_3_14)) || line.obj().is_true()? {
             let view = builtin::memoryview(line.obj())?;
             let buffer = Buffer::readable(view.obj())?;
-            chunks.push(Chunk(bytes::new(buffer.as_slice())?));
+            chunks.push(Chunk::new(bytes::new(buffer.as_slice())?));
         }
     }
     Ok(chunks)

@@ -1,24 +1,18 @@
-"""What still is asyncio's own: datagrams.
+"""Which descriptors are whose: what a loop says of the transports and watches on it.
 
-Their transports are the standard library's, working on this loop's `_add_reader` and
-`_add_writer`; their endpoints are the standard library's functions, so they follow the running
-version of Python to the letter. Native ones take their place one by one.
+Transports that are not ours may work on this loop, by `_add_reader` and `_add_writer`: those of the
+standard library's classes, made by hand, and of libraries that derive from them. They enter
+themselves in `_transports` and ask `_selector`, as on asyncio's loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 import selectors
-import socket
 import weakref
-from asyncio import base_events, selector_events
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ._room import Room
-
-_base: Any = base_events.BaseEventLoop
-_selector: Any = selector_events
 
 
 def _nothing(fd: int) -> int:
@@ -43,17 +37,12 @@ class _Watched:
         return selectors.SelectorKey(file, fd, events, None)
 
 
-class Stock(Room):
-    """Datagrams. *Source*: `asyncio.base_events`, `asyncio.selector_events`."""
+class Descriptors(Room):
+    """*Source*: `asyncio.selector_events`."""
 
-    def _init_stock(self) -> None:
+    def _init_descriptors(self) -> None:
         #: Standard library transports by descriptor; they enter themselves.
         self._transports = weakref.WeakValueDictionary()
-
-    if TYPE_CHECKING:
-        create_datagram_endpoint: Any
-    else:
-        create_datagram_endpoint = _base.create_datagram_endpoint
 
     @property
     def _selector(self) -> _Watched | None:
@@ -78,17 +67,3 @@ class Stock(Room):
         transport: Any = native or self._transports.get(number)
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
-
-    def _make_datagram_transport(
-        self,
-        sock: socket.socket,
-        protocol: asyncio.BaseProtocol,
-        address: Any = None,
-        waiter: asyncio.Future[None] | None = None,
-        extra: dict[str, Any] | None = None,
-    ) -> asyncio.DatagramTransport:
-        self._ensure_fd_no_transport(sock)
-        transport: asyncio.DatagramTransport = _selector._SelectorDatagramTransport(
-            self, sock, protocol, address, waiter, extra
-        )
-        return transport
