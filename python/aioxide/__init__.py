@@ -14,6 +14,9 @@ its loop), and this file (names only).
 
 from __future__ import annotations
 
+from . import _support  # first of all: it says what is missing
+
+# isort: split
 import asyncio as _asyncio
 import sys as _sys
 from typing import TYPE_CHECKING

@@ -16,6 +16,12 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "aioxide needs Linux: its only backend is epoll (crates/aioxide-core/src/backend/mod.rs says \
+     what another one would have to do)"
+);
+
 pub mod backend;
 pub mod buf;
 pub mod clock;
