@@ -32,9 +32,14 @@ _numbers = itertools.count()
 _unix: Any = unix_events
 
 
-@functools.cache
 def can_use_pidfd() -> bool:
-    """Return whether this process can have pidfds. Asked once: sandboxes refuse them, too."""
+    """Return whether this process can have pidfds: sandboxes refuse them, too.
+
+    asyncio's own answer counts, where it has one (from 3.12 on).
+    """
+    known = getattr(_unix, "can_use_pidfd", None)
+    if known is not None:
+        return bool(known())
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (AttributeError, OSError):
@@ -50,10 +55,15 @@ class Children(Room):
         self._children: dict[subprocess.Popen[bytes], tuple[int, Exited]] = {}
         self._children_of = os.getpid()
 
+    @functools.cached_property
+    def _uses_pidfds(self) -> bool:
+        """Whether children are watched by descriptor. Decided by the first one."""
+        return can_use_pidfd()
+
     def _watch_child(self, process: subprocess.Popen[bytes], exited: Exited) -> None:
         """Have `exited(returncode)` called in a turn of this loop once `process` has ended."""
         pidfd = -1
-        if can_use_pidfd():
+        if self._uses_pidfds:
             # Out of descriptors, or SIGCHLD is ignored and the child gone: the thread can tell.
             with contextlib.suppress(OSError):
                 pidfd = os.pidfd_open(process.pid)
@@ -122,7 +132,8 @@ def _reap(process: subprocess.Popen[bytes], pidfd: int) -> int:
     """Return the return code of a child that has ended, and take its entry out of the kernel."""
     try:
         if pidfd >= 0:
-            return _status_of(pidfd, process.pid)
+            # Never another child that has the number by now.
+            _check_unreaped(pidfd)
         return os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
     except ChildProcessError:
         if process.returncode is not None:
@@ -140,17 +151,14 @@ def _reap(process: subprocess.Popen[bytes], pidfd: int) -> int:
             os.close(pidfd)
 
 
-def _status_of(pidfd: int, pid: int) -> int:
-    """Reap by descriptor, which is never another child's; by number before Linux 5.4."""
+def _check_unreaped(pidfd: int) -> None:
+    """Raise ChildProcessError if the child of this descriptor is not to be reaped any more."""
     try:
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         raise
     except OSError:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if result is None or result.si_code == os.CLD_EXITED:
-        return result.si_status if result else 0
-    return -result.si_status
+        pass  # Linux 5.3 has pidfds, but no waiting for them
 
 
 def is_running(process: subprocess.Popen[bytes]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -123,7 +124,8 @@ class Processes(Children):
         watcher = installed_watcher()
         if watcher is None:
             return await self._start_process(self._watch_transport, options)
-        with watcher:
+        with watcher as entered:
+            watcher = entered if sys.version_info < (3, 12) else watcher
             # Asked first, so that no process is started that nobody would wait for.
             if not watcher.is_active():
                 raise RuntimeError(

@@ -29,7 +29,7 @@ WAYS = ["pidfd", "thread"] if HAS_PIDFD else ["thread"]
 def by(way: str) -> Iterator[None]:
     """Make aioxide (and asyncio from 3.12 on) watch children by pidfd or by thread."""
     saved = aioxide.children.can_use_pidfd
-    aioxide.children.can_use_pidfd = lambda: way == "pidfd"  # type: ignore[assignment]
+    aioxide.children.can_use_pidfd = lambda: way == "pidfd"
     try:
         yield
     finally:
@@ -92,6 +92,22 @@ async def test_which_way(lib: Any, way: str) -> None:
         process.stdin.close()
         await process.wait()
     assert not loop._children
+
+
+@on_loop
+async def test_nothing_is_reaped_before_it_is_told(lib: Any, way: str) -> None:
+    """Until the loop knows of the end, the number is the child's: a signal reaches no other."""
+    lib.stock_defect(True, "reaps in a thread before 3.14")
+    process = await child("exec sleep 1000")
+    process.kill()
+    for thread in threading.enumerate():
+        if thread.name.startswith("asyncio-waitpid-"):
+            thread.join(10)
+            assert not thread.is_alive()
+    assert os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT).si_pid == process.pid
+    assert process.returncode is None
+    process.kill()
+    assert await process.wait() == -signal.SIGKILL
 
 
 @on_loop
