@@ -9,32 +9,34 @@ from __future__ import annotations
 
 import selectors
 import weakref
-from collections.abc import Callable
 from typing import Any
 
+from . import _aioxide
 from ._room import Room
 
 
-def _nothing(fd: int) -> int:
-    """Interest in any descriptor, for a native loop that cannot tell."""
-    return 0
-
-
 class _Watched:
-    """The part of a selector that the standard library's transports ask in their `__repr__`."""
+    """The part of a selector that is asked by others: what is watched."""
 
-    __slots__ = ("_interest",)
+    __slots__ = ("_loop",)
 
-    def __init__(self, interest: Callable[[int], int]) -> None:
-        self._interest = interest
+    def __init__(self, loop: _aioxide.Loop) -> None:
+        self._loop = loop
+
+    def get_map(self) -> dict[int, selectors.SelectorKey]:
+        """Return what is watched, by descriptor; `data` are the handles of reader and writer."""
+        return {
+            fd: selectors.SelectorKey(fd, fd, events, (reader, writer))
+            for fd, events, reader, writer in self._loop._watched
+        }
 
     def get_key(self, file: Any) -> selectors.SelectorKey:
         """Return what is watched of a descriptor or its object; KeyError if nothing is."""
         fd = file if isinstance(file, int) else file.fileno()
-        events = self._interest(fd)
-        if not events:
+        key = self.get_map().get(fd)
+        if key is None:
             raise KeyError(f"{file!r} is not registered")
-        return selectors.SelectorKey(file, fd, events, None)
+        return key._replace(fileobj=file)
 
 
 class Descriptors(Room):
@@ -46,10 +48,8 @@ class Descriptors(Room):
 
     @property
     def _selector(self) -> _Watched | None:
-        """What the standard library's transports show of themselves in `__repr__`."""
-        if self.is_closed():
-            return None
-        return _Watched(getattr(self, "_interest", _nothing))
+        """What is watched, for the standard library's transports and for those who debug."""
+        return None if self.is_closed() else _Watched(self)
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
         """Raise RuntimeError if a live transport uses `fd`: its descriptor is not for others.

@@ -54,6 +54,28 @@ impl Epoll {
         self.epoll.as_raw_fd()
     }
 
+    /// Starts anew with the registrations `live`, under the same number.
+    ///
+    /// A descriptor that was closed while a duplicate of it lives stays in the instance, reports
+    /// for ever, and cannot be named any more: only a new instance is rid of it. Numbers that are
+    /// refused (closed meanwhile) are left out.
+    ///
+    /// # Errors
+    /// The kernel's: `EMFILE`, `ENFILE`, `ENOMEM`; the old instance is still in force then.
+    pub fn renew(&self, live: impl Iterator<Item = (RawFd, Token, Interest)>) -> io::Result<()> {
+        let fresh = sys::epoll_create()?;
+        let waker = (self.waker.as_raw_fd(), sys::EPOLL_READABLE, Token::RESERVED);
+        let live = live.map(|(fd, token, interest)| (fd, mask_of(interest), token));
+        for (fd, mask, token) in std::iter::once(waker).chain(live) {
+            let change = EpollChange::Add;
+            match sys::epoll_change(fresh.as_fd(), change, fd, mask, token.to_u64()) {
+                Err(error) if !sys::is_gone(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        sys::replace(self.epoll.as_fd(), fresh.as_fd())
+    }
+
     fn change(
         &self,
         change: EpollChange,
@@ -263,6 +285,41 @@ mod tests {
         backend.deregister(-1).expect("no number");
         drop(far);
         assert_eq!(poll(&backend), []);
+    }
+
+    #[test]
+    fn a_closed_descriptor_with_a_living_duplicate_goes_by_starting_anew() {
+        let backend = Epoll::new().expect("descriptors");
+        let [one, two, three] = tokens(3)[..] else {
+            panic!()
+        };
+        let (near, mut far) = UnixStream::pair().expect("a pair");
+        let (other, mut third) = UnixStream::pair().expect("a pair");
+        let duplicate = near.try_clone().expect("a duplicate");
+        let number = near.as_raw_fd();
+        for (fd, token) in [(number, one), (other.as_raw_fd(), two)] {
+            backend
+                .register(fd, token, Interest::READABLE)
+                .expect("new");
+        }
+        far.write_all(b"x").expect("room");
+        drop(near);
+        backend.deregister(number).expect("closed");
+        assert_eq!(poll(&backend), [event(one, Readiness::READABLE)], "still");
+        let live = [
+            (other.as_raw_fd(), two, Interest::READABLE),
+            (-1, three, Interest::READABLE),
+        ];
+        let epoll = backend.raw_fd();
+        backend.renew(live.into_iter()).expect("descriptors");
+        assert_eq!((backend.raw_fd(), poll(&backend)), (epoll, vec![]));
+        third.write_all(b"x").expect("room");
+        assert_eq!(poll(&backend), [event(two, Readiness::READABLE)]);
+        backend.wake().expect("set");
+        let mut events = Events::new();
+        backend.wait(&mut events, NO_WAIT).expect("a wait");
+        assert!(events.woken(), "the waker came along");
+        drop(duplicate);
     }
 
     #[test]

@@ -174,6 +174,20 @@ pub fn epoll_create() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Makes the number of `old` name what `new` does, closed on exec; what it named is closed.
+/// *Source*: `dup3(2)`.
+///
+/// # Errors
+/// `EBUSY` in a race with `open`; the kernel's.
+pub fn replace(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()> {
+    uninterrupted(|| {
+        // SAFETY: the call takes no pointer. The number of `old` stays open, and its owner stays
+        // the owner of what it names now.
+        check(unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) })
+    })
+    .map(drop)
+}
+
 /// Changes what `epoll` says of the number `fd`. *Source*: `epoll_ctl(2)`.
 ///
 /// # Errors

@@ -43,6 +43,7 @@ impl LoopFields {
             by_fd: RefCell::default(),
             held: RefCell::default(),
             unflushed: RefCell::default(),
+            stale_polls: Cell::new(0),
             turn_number: Cell::new(0),
             transports: crate::transport::PerLoop::default(),
             task_factory: Slot::empty(),
@@ -482,6 +483,7 @@ fn attributes() -> Vec<c::PyGetSetDef> {
             get_current_handle,
             c"The handle that runs, in debug mode; else None."
         ),
+        attribute!(c"_watched", look::watched, c"What is watched."),
         attribute!(c"_ready", look::ready, c"The handles that are to run."),
         attribute!(
             c"_scheduled",

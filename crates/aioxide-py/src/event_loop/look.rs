@@ -1,4 +1,4 @@
-//! What is to run, for those who look: `_ready` and `_scheduled`.
+//! What is to run, for those who look: `_ready`, `_scheduled` and `_watched`.
 //!
 //! asyncio keeps handles in two public-by-habit lists; monitoring code counts them and tests wait
 //! until they are empty. Here they are copies, made when asked for. May touch: the queue and the
@@ -7,8 +7,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Entry, fields};
-use crate::ffi::call::list;
+use super::{Entry, Registration, fields};
+use crate::ffi::call::{int, list, tuple};
+use crate::ffi::object::none;
 use crate::ffi::{Obj, R, Ref};
 use crate::handle::Callback;
 use crate::task;
@@ -57,4 +58,33 @@ pub fn scheduled(event_loop: Obj<'_>) -> R<Ref> {
             .collect()
     };
     list(&handles)
+}
+
+/// `loop._watched`: for each descriptor that is watched its number, what for (1: reading, 2:
+/// writing, as in `selectors`), and the handles of its reader and writer, or None.
+pub fn watched(event_loop: Obj<'_>) -> R<Ref> {
+    let found: Vec<_> = {
+        let turn = fields(event_loop).turn.borrow();
+        let shown = |registration: &Registration| {
+            let interest = registration.interest();
+            let handles = match registration {
+                Registration::Watch { reader, writer, .. } => [reader.clone(), writer.clone()],
+                Registration::Native { .. } => [None, None],
+            };
+            (registration.fd(), interest, handles)
+        };
+        let registrations = turn.registrations.iter();
+        registrations
+            .map(|(_, registration)| shown(registration))
+            .collect()
+    };
+    let mut rows = Vec::with_capacity(found.len());
+    for (fd, interest, [reader, writer]) in found {
+        let events = i64::from(interest.is_readable()) + 2 * i64::from(interest.is_writable());
+        let (fd, events) = (int(fd.into())?, int(events)?);
+        let [reader, writer] =
+            [&reader, &writer].map(|handle| handle.as_ref().map_or_else(none, Ref::obj));
+        rows.push(tuple(&[fd.obj(), events.obj(), reader, writer])?);
+    }
+    list(&rows)
 }

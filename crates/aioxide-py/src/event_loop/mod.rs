@@ -90,6 +90,8 @@ pub struct LoopFields {
     held: RefCell<Held>,
     /// Transports with writes of this turn that have not left yet.
     unflushed: RefCell<Vec<(Ref, Flush)>>,
+    /// Polls in a row that reported a descriptor which nobody watches.
+    stale_polls: Cell<u32>,
     turn_number: Cell<u64>,
     /// What the loop's transports share.
     transports: crate::transport::PerLoop,

@@ -19,6 +19,10 @@ use crate::ffi::{Obj, R, Raised, Ref, park};
 use crate::state::state;
 use crate::{handle, task};
 
+/// Polls in a row that may report a descriptor which nobody watches. One may be late by a race with
+/// another thread; more mean that it was closed while a duplicate lives, and will report for ever.
+const STALE_POLLS_MAX: u32 = 8;
+
 /// `loop._run()`: runs turns until `stop()`. The package has set the running loop and thread.
 fn run(event_loop: Obj<'_>) -> R<Ref> {
     let this = fields(event_loop);
@@ -162,13 +166,14 @@ impl LoopFields {
     }
 
     fn queue_events(&self, events: &Events) -> R<()> {
+        let mut is_stale = false;
         for event in events.iter() {
             let mut stale = Vec::new();
             {
                 let mut turn = self.turn.borrow_mut();
                 let turn = &mut *turn;
                 match turn.registrations.get(event.token) {
-                    None => {}
+                    None => is_stale = true,
                     Some(Registration::Native { .. }) => {
                         turn.ready.push(Entry::Io(event.token, event.readiness));
                     }
@@ -196,6 +201,31 @@ impl LoopFields {
                 self.unwatch(fd, reads)?;
             }
         }
+        let stale_polls = if is_stale {
+            self.stale_polls.get() + 1
+        } else {
+            0
+        };
+        self.stale_polls.set(stale_polls);
+        if stale_polls >= STALE_POLLS_MAX {
+            self.renew_backend()?;
+        }
+        Ok(())
+    }
+
+    /// Rids the backend of descriptors that nobody watches and nobody can name.
+    #[cold]
+    fn renew_backend(&self) -> R<()> {
+        self.stale_polls.set(0);
+        let live: Vec<_> = {
+            let turn = self.turn.borrow();
+            let shown = turn.registrations.iter();
+            shown
+                .map(|(token, watched)| (watched.fd(), token, watched.interest()))
+                .collect()
+        };
+        // Without descriptors or memory for it, it is tried again after as many polls.
+        self.backend()?.renew(live.into_iter()).unwrap_or_default();
         Ok(())
     }
 

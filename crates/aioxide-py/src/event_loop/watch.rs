@@ -19,7 +19,8 @@ use crate::handle::{self, Callback};
 use crate::state::state;
 
 impl Registration {
-    fn interest(&self) -> Interest {
+    /// What the backend watches for.
+    pub fn interest(&self) -> Interest {
         match self {
             Registration::Native { interest, .. } => *interest,
             Registration::Watch { reader, writer, .. } => {

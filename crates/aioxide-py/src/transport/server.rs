@@ -20,7 +20,7 @@ use super::descriptor::{Descriptor, SocketKind};
 use super::open::{self, Opening};
 use super::{address, report};
 use crate::event_loop;
-use crate::ffi::call::{int, interned};
+use crate::ffi::call::{import, int, interned};
 use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Args, Obj, R, Raised, Ref, Signature, Slot, context};
 use crate::state::state;
@@ -28,10 +28,6 @@ use aioxide_core::stream::Rules;
 
 /// Connections accepted per wake-up unless the caller says otherwise. *Source*: asyncio.
 const BACKLOG_DEFAULT: i64 = 100;
-
-/// Seconds until accepting is tried again after the process ran out of something.
-/// *Source*: asyncio `constants.ACCEPT_RETRY_DELAY`.
-const RETRY_SECONDS: i64 = 1;
 
 const PARAMS: usize = 8;
 
@@ -96,6 +92,10 @@ pub fn start_serving(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let backlog = int(BACKLOG_DEFAULT)?;
     let serving = Serving::bind(&args, &backlog)?;
     let fd = fileno(serving.socket)?;
+    if fd.obj().to_i64()? < 0 {
+        // The server was closed while it waited to try again.
+        return Ok(none_ref());
+    }
     let accept = event_loop.getattr_str(c"_accept_connection")?;
     let mut values = vec![fd.obj(), accept.obj()];
     values.extend(serving.all);
@@ -178,10 +178,11 @@ fn pause(event_loop: Obj<'_>, serving: &Serving<'_>, error: &io::Error) -> R<()>
         .getattr_str(c"_remove_reader")?
         .obj()
         .call1(fd.obj())?;
-    let (delay, again) = (
-        int(RETRY_SECONDS)?,
-        event_loop.getattr_str(c"_start_serving")?,
-    );
+    // Asked each time: programs and tests change it.
+    let delay = import(c"asyncio.constants")?
+        .obj()
+        .getattr_str(c"ACCEPT_RETRY_DELAY")?;
+    let again = event_loop.getattr_str(c"_start_serving")?;
     let mut values = vec![delay.obj(), again.obj()];
     values.extend(serving.all);
     event_loop
