@@ -10,13 +10,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import trustme
-from lessons import CONTROL, LESSONS, SUBJECT, Has, Lesson
+from lessons import CONTROL, SUBJECT, Has, Lesson
 
 HERE = Path(__file__).parent
 PEERS_FOLDER = Path(sys.prefix) / "peers"
@@ -78,7 +78,7 @@ Outcomes = Callable[[Lesson, str], str]
 @pytest.fixture(scope="session")
 def outcomes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Outcomes]:
+) -> Outcomes:
     """A function that gives the outcome of a program on a loop, each run once."""
     folder = tmp_path_factory.mktemp("certificates")
     authority = trustme.CA()
@@ -101,5 +101,4 @@ def outcomes(
             known.update({(lesson.name, name): run.result() for name, run in runs.items()})
         return known[lesson.name, loop]
 
-    yield outcome
-    assert not known.keys() - {(name, loop) for name in LESSONS for loop in wanted[name]}
+    return outcome

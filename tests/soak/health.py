@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import sys
@@ -16,12 +17,12 @@ from .ledger import Ledger
 
 #: What ends in the background (closing transports, reaped children) is given this long.
 SETTLE_SECONDS = 5.0
-#: Growth after warm-up, of a fitted line over all inspections. Memory: allocators keep pages of
-#: the largest moment, which comes at random; a leak of one object for each operation is far more.
-RESIDENT_KIB_MAX = 8 * 1024
+#: Growth after warm-up, of a fitted line over all inspections. Memory: a page stays while anything
+#: on it does, so the resident size wanders; a leak of one object for each operation is far more.
+RESIDENT_KIB_MAX = 4 * 1024
 #: Interpreter caches, counters of the books, freelists.
-BLOCKS_MAX = 6_000
-OBJECTS_MAX = 1_500
+BLOCKS_MAX = 4_000
+OBJECTS_MAX = 1_000
 
 
 def children() -> list[int]:
@@ -53,6 +54,13 @@ def own_threads() -> list[str]:
     )
 
 
+def _trim() -> None:
+    """Have the C library give back what it keeps free: what is left is what somebody holds."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 class Numbers(NamedTuple):
     """What is compared over a run."""
 
@@ -67,6 +75,7 @@ class Moment:
 
     def __init__(self) -> None:
         gc.collect()
+        _trim()
         self.seconds = time.monotonic()
         self.descriptors = descriptors()
         self.tasks = Counter(
