@@ -76,9 +76,7 @@ Outcomes = Callable[[Lesson, str], str]
 
 
 @pytest.fixture(scope="session")
-def outcomes(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Outcomes:
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """A function that gives the outcome of a program on a loop, each run once."""
     folder = tmp_path_factory.mktemp("certificates")
     authority = trustme.CA()

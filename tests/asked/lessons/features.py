@@ -140,7 +140,7 @@ async def sendfile() -> None:
 @lesson(
     "uvloop#754",
     asyncio=Either("eager_start", until=(3, 14)),
-    uvloop=Has("not eager", until=(3, 12)),
+    uvloop=Either("not eager", until=(3, 14)),
     rloop=Has("eager_start"),
 )
 async def eager_start() -> None:
