@@ -146,7 +146,7 @@ async def unix_link(
 def clog(transport: Any, datagram: bytes = b"clog") -> int:
     """Send until the kernel takes no more and one datagram waits; give the number sent."""
     count = 0
-    while not transport.get_write_buffer_size():
+    while not transport.get_write_buffer_size() and not transport.is_closing():
         transport.sendto(datagram)
         count += 1
     return count

@@ -130,8 +130,10 @@ impl Datagrams {
                 return Ok(self.known_object.get_or_none());
             }
         }
-        // A sender without a name has no address at all.
-        let object = address::to_python(address)?.unwrap_or_else(none_ref);
+        let Some(object) = address::to_python(address)? else {
+            // A sender without a name has no address at all.
+            return Ok(none_ref());
+        };
         self.remember(*address, object.obj());
         Ok(object)
     }
