@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Any
 
 import pytest
-from tlswire import ROLES, tls_link
+from tlswire import ROLES, is_server, server_context, tls_link
 from wire import BufferedRecorder, Recorder, io_turns, on_loop, turns
 
 roles = pytest.mark.parametrize("route", ROLES)
@@ -73,17 +74,25 @@ async def test_data_received(lib: Any, route: str, error: Any) -> None:
 async def test_buffered(lib: Any, route: str, error: Any, callback: str) -> None:
     """get_buffer or buffer_updated raises."""
     seen = lib.contexts(asyncio.get_running_loop())
-    async with tls_link(Recorder, route) as (transport, _, peer):
-        protocol = BufferedRecorder(**{callback: giver(raiser(error))})
+    async with tls_link(Recorder, route, theirs=without_tickets(route)) as (transport, _, peer):
+        asked = asyncio.Event()
+        protocol = BufferedRecorder(**{callback: giver(raiser(error), asked)})
         transport.set_protocol(protocol)
         peer.send(b"hello")
+        await asked.wait()
         await end(lib, seen, transport, protocol, peer)
 
 
-def giver(hook: Any) -> Any:
+def without_tickets(route: str) -> ssl.SSLContext | None:
+    """Give a peer's context that sends nothing of its own after the handshake."""
+    return None if is_server(route) else server_context(num_tickets=0)
+
+
+def giver(hook: Any, asked: asyncio.Event) -> Any:
     """Give a hook that also answers get_buffer."""
 
     def call(protocol: Any, *args: Any) -> Any:
+        asked.set()
         hook(protocol, *args)
         return memoryview(protocol.buffer)
 
@@ -96,10 +105,12 @@ def giver(hook: Any) -> Any:
 async def test_bad_buffers(lib: Any, route: str, bad: Any) -> None:
     """get_buffer gives something that cannot be filled."""
     seen = lib.contexts(asyncio.get_running_loop())
-    async with tls_link(Recorder, route) as (transport, _, peer):
-        protocol = BufferedRecorder(get_buffer=lambda p, hint: bad)
+    async with tls_link(Recorder, route, theirs=without_tickets(route)) as (transport, _, peer):
+        asked = asyncio.Event()
+        protocol = BufferedRecorder(get_buffer=lambda p, hint: asked.set() or bad)
         transport.set_protocol(protocol)
         peer.send(b"hello")
+        await asked.wait()
         await io_turns()
         lib.note(protocol.grammar, type(protocol.lost_with))
         lib.note([[c["message"], type(c["exception"])] for c in seen])
