@@ -327,31 +327,42 @@ async def upgraded(
     else:
         transport, _ = await loop.create_connection(lambda: protocol, sock=sock)
     try:
-        for _ in range(layers):
-            side.heard.clear()
+        for layer in range(layers):
             if not served:
                 side.transport.write(b"?")
                 side.sent += b"?"
-            hearing = asyncio.ensure_future(side.heard.wait())
-            await asyncio.wait([hearing, side.lost], return_when=asyncio.FIRST_COMPLETED)
-            hearing.cancel()
-            if side.lost.done():
-                raise ConnectionResetError
+            # The other's word may have come with the end of the handshake before.
+            while len(side.got) <= layer:
+                side.heard.clear()
+                hearing = asyncio.ensure_future(side.heard.wait())
+                await asyncio.wait([hearing, side.lost], return_when=asyncio.FIRST_COMPLETED)
+                hearing.cancel()
+                if side.lost.done():
+                    raise ConnectionResetError
             if served:
                 side.transport.write(b"!")
                 side.sent += b"!"
                 context = server_context(**settings)
             else:
                 context = client_context(**settings)
-            side.transport = await loop.start_tls(
-                side.transport,
-                protocol,
-                context,
-                server_side=served,
-                server_hostname=None if served else HOST,
-                ssl_handshake_timeout=3.0,
-                ssl_shutdown_timeout=0.2,
+            upgrading = asyncio.ensure_future(
+                loop.start_tls(
+                    side.transport,
+                    protocol,
+                    context,
+                    server_side=served,
+                    server_hostname=None if served else HOST,
+                    ssl_handshake_timeout=3.0,
+                    ssl_shutdown_timeout=0.2,
+                )
             )
+            # On a connection that is lost already, start_tls waits for ever, as asyncio's.
+            await asyncio.wait([upgrading, side.lost], return_when=asyncio.FIRST_COMPLETED)
+            if not upgrading.done():
+                upgrading.cancel()
+                await asyncio.wait([upgrading])
+                raise ConnectionResetError
+            side.transport = upgrading.result()
     except BaseException:
         transport.abort()
         raise
