@@ -51,6 +51,12 @@ $(STAMPS)/lint: pyproject.toml $(STAMPS)/test
 	$(PIP) --group lint
 	@touch $@
 
+# uvloop's own tests are only in its source distribution.
+$(STAMPS)/uvloop: pyproject.toml $(STAMPS)/venv
+	$(PY) -m pip --disable-pip-version-check download --quiet --no-deps --no-binary uvloop \
+	  --dest $(VENV)/uvloop-suite 'uvloop>=0.23,<0.24'
+	@touch $@
+
 # Peers are measured where they exist: not every one has a wheel for every Python.
 $(STAMPS)/bench: $(STAMPS)/test
 	@for peer in $(PEERS); do \
@@ -114,9 +120,10 @@ test-all: test-rust ## Runs the Python tests on every Python 3.11 to 3.15 found 
 	    || failed="$$failed $$version"; \
 	done; [ -z "$$failed" ] || { echo "failed on Python$$failed"; exit 1; }; }
 
-.PHONY: cpython
-cpython: build ## Prints, module by module, how CPython's own asyncio tests fare
-	$(PY) -m tests.cpython.report
+.PHONY: figures
+figures: build $(STAMPS)/uvloop ## Prints how CPython's and uvloop's own tests fare, module by module
+	PYTHONPATH=tests $(PY) -P -m cpython.report
+	PYTHONPATH=tests $(PY) -P -m uvloop_suite.figures
 
 .PHONY: soak
 soak: build ## Serves mixed load with injected faults for SOAK_SECONDS; anything lost or left over fails

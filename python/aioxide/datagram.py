@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from . import _aioxide
-from ._room import Room, logger
+from ._room import Room, logger, socket_module
 from .serve import set_reuseport
 
 #: A family, a protocol number, and the local and the remote address to use with them.
@@ -184,9 +184,9 @@ class Datagram(Room):
         errors: list[OSError] = []
         try:
             for family, proto, local, remote in candidates:
-                sock = None
+                sock: socket.socket | None = None
                 try:
-                    sock = socket.socket(family=family, type=socket.SOCK_DGRAM, proto=proto)
+                    sock = socket_module.socket(family=family, type=socket.SOCK_DGRAM, proto=proto)
                     if reuse_port:
                         set_reuseport(sock)
                     if broadcast:

@@ -16,7 +16,7 @@ from asyncio import base_events
 from collections.abc import Callable
 from typing import Any
 
-from ._room import Room, logger
+from ._room import Room, logger, socket_module
 from .executor import Executor
 
 _ipaddr_info: Any = getattr(base_events, "_ipaddr_info")  # noqa: B009 - private to typeshed
@@ -102,7 +102,7 @@ class Dns(Room):
         asked = ", ".join(words)
         logger.debug("Get address info %s", asked)
         began = self.time()
-        found: list[Any] = socket.getaddrinfo(host, port, family, type, proto, flags)
+        found: list[Any] = socket_module.getaddrinfo(host, port, family, type, proto, flags)
         took = self.time() - began
         report = f"Getting address info {asked} took {took * 1e3:.3f}ms: {found!r}"
         if took >= self.slow_callback_duration:
@@ -125,20 +125,21 @@ class Dns(Room):
 
         Raises socket.gaierror as that does.
         """
-        if socket.getaddrinfo is _getaddrinfo and not self._debug and self._asks_directly():
+        if socket_module.getaddrinfo is _getaddrinfo and not self._debug and self._asks_directly():
             answer = _answer_locally(host, port, family, type, proto, flags)
             if answer is not None:
                 return answer
-        ask = self._getaddrinfo_debug if self._debug else socket.getaddrinfo
+        ask = self._getaddrinfo_debug if self._debug else socket_module.getaddrinfo
         found: list[Any] = await self._look_up(ask, host, port, family, type, proto, flags)
         return found
 
     async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
         """`socket.getnameinfo`, in the default executor unless nobody need be asked."""
         if isinstance(flags, int) and flags & _NUMERIC == _NUMERIC and self._asks_directly():
-            if socket.getnameinfo is _getnameinfo:
-                return _getnameinfo(sockaddr, flags)
-        found: tuple[str, str] = await self._look_up(socket.getnameinfo, sockaddr, flags)
+            if socket_module.getnameinfo is _getnameinfo:
+                found: tuple[str, str] = _getnameinfo(sockaddr, flags)
+                return found
+        found = await self._look_up(socket_module.getnameinfo, sockaddr, flags)
         return found
 
     def _asks_directly(self) -> bool:

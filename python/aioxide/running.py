@@ -39,6 +39,11 @@ class Running(Room):
     #: Seconds; what asyncio's own tests, and timers of others, round with.
     _clock_resolution = time.get_clock_info("monotonic").resolution
 
+    @property
+    def _closed(self) -> bool:
+        """Where asyncio keeps what `is_closed` tells."""
+        return self.is_closed()
+
     def _init_running(self) -> None:
         self._asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
         self._asyncgens_shutdown_called = False

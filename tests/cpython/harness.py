@@ -24,13 +24,15 @@ from pathlib import Path
 HERE = Path(__file__).parent
 EXPECTED = HERE / "expected.toml"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-# Whole modules take up to 15 s on an idle machine.
-WORKER_SECONDS_MAX = 250
+# How long a worker may take to end after its last test: threads that are left must finish.
+EXIT_SECONDS_MAX = 60
 # A worker that dies is started again behind the test that killed it, but not after this time:
 # hung tests must not add up to pytest's own limit of 300 s.
 RESTART_SECONDS_MAX = 180.0
 # Stands for the tests that were given up.
 REST = "(rest)"
+# Stands for the end of the process.
+EXIT = "(exit)"
 
 
 @dataclass(frozen=True)
@@ -215,18 +217,27 @@ def load_expected(path: Path = EXPECTED) -> list[Entry]:
 def run(
     suite: Suite, module: str, path: Iterable[str] = (), expected: Iterable[Entry] = ()
 ) -> Outcome:
-    """Run one module under one suite; a worker that dies fails its test and is started again.
+    """Run one module under one suite. Tests that are listed as hanging are left out."""
+    request: dict[str, object] = {
+        "module": full_name(module),
+        "task": suite.task,
+        "future": suite.future,
+        "loop": suite.loop,
+        "leave_out": [entry.test for entry in expected if entry.hangs and suite is not STOCK],
+    }
+    return run_request(HERE / "worker.py", request, path)
 
-    Tests that are listed as hanging are left out.
-    """
-    hanging = [entry.test for entry in expected if entry.hangs and suite is not STOCK]
+
+def run_request(script: Path, request: dict[str, object], path: Iterable[str]) -> Outcome:
+    """Have workers do what is requested; one that dies fails its test and is started again."""
     outcome = Outcome()
     begin = time.monotonic()
     while True:
-        ended, running, log = run_worker(suite, module, outcome, path, hanging)
+        request["skip"] = sorted(outcome.status)
+        ended, running, log = run_worker(script, request, outcome, path)
         if ended:
             return outcome
-        test = running or f"{module} (import)"
+        test = running or f"{request['module']} (import)"
         outcome.status[test] = "failed"
         outcome.detail[test] = f"the process died or hung\n{log}"
         if running is None:
@@ -238,24 +249,16 @@ def run(
 
 
 def run_worker(
-    suite: Suite, module: str, outcome: Outcome, path: Iterable[str], hanging: list[str]
+    script: Path, request: dict[str, object], outcome: Outcome, path: Iterable[str]
 ) -> tuple[bool, str | None, str]:
     """Start one worker and take its lines; return (reached the end, test running then, log)."""
-    request = {
-        "module": full_name(module),
-        "task": suite.task,
-        "future": suite.future,
-        "loop": suite.loop,
-        "skip": sorted(outcome.status),
-        "leave_out": hanging,
-    }
     source, sink = os.pipe()
     environment = dict(os.environ, AIOXIDE_RESULT_FD=str(sink))
     environment.pop("PYTHONASYNCIODEBUG", None)
     environment["PYTHONPATH"] = os.pathsep.join(path)
     with tempfile.TemporaryFile("w+") as log, open(source) as lines:
         process = subprocess.Popen(
-            [sys.executable, "-u", str(HERE / "worker.py"), json.dumps(request)],
+            [sys.executable, "-u", str(script), json.dumps(request)],
             env=environment,
             pass_fds=(sink,),
             stdin=subprocess.DEVNULL,
@@ -265,7 +268,10 @@ def run_worker(
         os.close(sink)
         try:
             ended, running = take(lines, outcome)
-            process.wait(WORKER_SECONDS_MAX)
+            process.wait(EXIT_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            outcome.status[EXIT] = "failed"
+            outcome.detail[EXIT] = "the process did not end after its last test"
         finally:
             process.kill()
             process.wait()

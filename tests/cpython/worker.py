@@ -1,10 +1,10 @@
 """One CPython test module in one process, with chosen types in the place of asyncio's C ones.
 
-Run as a script by `harness.py`, never imported. CPython's test modules name the C types
-`asyncio.tasks._CTask` and `asyncio.futures._CFuture` and build every pairing and subclass of
-them at import; whatever stands under those two names before the import is what they test. The
-same holds for the names that make loops (`stand_ins.py`). Nothing of CPython's is copied: the
-`test` package of the running interpreter is imported.
+Run as a script by `harness.py`; uvloop's suite imports it for `serve`. CPython's test modules name
+the C types `asyncio.tasks._CTask` and `asyncio.futures._CFuture` and build every pairing and
+subclass of them at import; whatever stands under those two names before the import is what they
+test. The same holds for the names that make loops (`stand_ins.py`). Nothing of CPython's is copied:
+the `test` package of the running interpreter is imported.
 
 Input: one JSON object as the only argument (`module`, `task`, `future`, `loop`, `skip`,
 `leave_out`).
@@ -24,7 +24,7 @@ import re
 import resource
 import sys
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -113,7 +113,7 @@ class Recorder(unittest.TestResult):
 
 def short_id(test: unittest.TestCase) -> str:
     """Return `test_tasks.Class.test_name`: the id without the package."""
-    return test.id().removeprefix("test.").removeprefix("test_asyncio.")
+    return test.id().removeprefix("test.").removeprefix("test_asyncio.").removeprefix("tests.")
 
 
 def about_python_types(test: unittest.TestCase) -> bool:
@@ -133,8 +133,10 @@ def flatten(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
             yield item
 
 
-def main(request: dict[str, Any]) -> None:
-    """Run the requested module; see the head of this file."""
+def serve(
+    request: dict[str, Any], load: Callable[[dict[str, Any]], Iterable[unittest.TestCase]]
+) -> None:
+    """Run what `load` gives; see the head of this file."""
     # A crash is reported by its traceback; writing a core file takes seconds.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     descriptor = int(os.environ.pop("AIOXIDE_RESULT_FD"))
@@ -144,25 +146,31 @@ def main(request: dict[str, Any]) -> None:
         def emit(event: dict[str, object]) -> None:
             print(json.dumps(event), file=lines)
 
-        replace_types(request["task"], request["future"])
-        if request["loop"] is not None:
-            stand_ins.replace_loops(request["loop"], request["module"])
         try:
-            module = importlib.import_module(request["module"])
+            found = load(request)
         except unittest.SkipTest as reason:
             emit({"event": "end", "skipped": str(reason)})
             return
         skip = frozenset(request["skip"])
         tests = unittest.TestSuite(
             test
-            for test in flatten(unittest.defaultTestLoader.loadTestsFromModule(module))
+            for test in found
             if short_id(test) not in skip
-            and not about_python_types(test)
             and not any(fnmatch.fnmatchcase(short_id(test), name) for name in request["leave_out"])
         )
         tests.run(Recorder(emit))
         emit({"event": "end"})
 
 
+def load(request: dict[str, Any]) -> Iterator[unittest.TestCase]:
+    """Put the types and loops under test into their places, then find the module's tests."""
+    replace_types(request["task"], request["future"])
+    if request["loop"] is not None:
+        stand_ins.replace_loops(request["loop"], request["module"])
+    module = importlib.import_module(request["module"])
+    found = flatten(unittest.defaultTestLoader.loadTestsFromModule(module))
+    return (test for test in found if not about_python_types(test))
+
+
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    serve(json.loads(sys.argv[1]), load)

@@ -1,0 +1,1 @@
+"""uvloop's own tests, from its source distribution, run on aioxide."""
