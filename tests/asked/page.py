@@ -93,6 +93,7 @@ def render() -> str:
     unanswered = [
         f"- {one.complaint} (`{one.name}`"
         + (f", before {claim.until[0]}.{claim.until[1]})" if claim.until else ")")
+        + (f": {claim.reason}" if claim.reason else "")
         for one in order
         if isinstance(claim := one.claims.get(SUBJECT), Has)
     ]

@@ -194,6 +194,67 @@ class Streams:
         raise Unlucky
 
 
+class Servers:
+    """Servers that come and go with their clients."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.file = stage.folder / "served"
+        self.file.write_bytes(stage.noise)
+
+    async def once(self, rng: random.Random) -> None:
+        """Start a server with or without TLS, let clients fetch a file, end it in some way."""
+        loop, is_tls = self.stage.loop, bool(rng.randrange(2))
+        tasks: set[asyncio.Task[None]] = set()
+
+        class Sending(asyncio.Protocol):
+            def connection_made(_, transport: Any) -> None:  # noqa: N805
+                task = loop.create_task(self._send(transport))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+
+        server: Any = await loop.create_server(
+            Sending, LOCAL, 0, ssl=self.stage.server_tls if is_tls else None
+        )
+        try:
+            where = server.sockets[0].getsockname()
+            async with asyncio.TaskGroup() as group:
+                for _ in range(rng.randrange(1, 4)):
+                    group.create_task(self._fetch(where, is_tls))
+        finally:
+            server.close()
+            end = rng.choice(("close_clients", "abort_clients", "nothing"))
+            getattr(server, end, lambda: None)()
+            for task in tuple(tasks):
+                task.cancel()
+        await server.wait_closed()
+
+    async def _send(self, transport: Any) -> None:
+        """Send the file; whoever asked may be gone before its end."""
+        try:
+            with open(self.file, "rb") as file:
+                await self.stage.loop.sendfile(transport, file, 0, 100_000)
+        except OSError as error:
+            gone = isinstance(error, ConnectionError)
+            if not (gone or self.stage.ledger.is_starvation(error)):
+                raise
+        finally:
+            transport.close()
+
+    async def _fetch(self, where: Any, is_tls: bool) -> None:
+        reader, writer = await asyncio.open_connection(
+            *where,
+            ssl=self.stage.client_tls if is_tls else None,
+            server_hostname="localhost" if is_tls else None,
+        )
+        try:
+            got = await reader.read(-1)
+            if not self.stage.ledger.is_starved:
+                self.stage.ledger.check("served file", got, self.stage.noise[:100_000])
+        finally:
+            writer.transport.abort()
+
+
 async def start(stage: Stage) -> list[Any]:
     """Start the servers; give them, to be closed at the end."""
     loop, path = stage.loop, os.fspath(stage.folder / "stream")
@@ -245,6 +306,7 @@ async def start(stage: Stage) -> list[Any]:
     late_server = await asyncio.start_server(serve_late, LOCAL, 0)
     late_port = late_server.sockets[0].getsockname()[1]
     stage.loads.append(Load("tls garbage", _garbage(stage, tls_port), 1))
+    stage.loads.append(Load("servers", Servers(stage).once, 1))
     return [tcp, unix_server, tls_server, late_server]
 
 

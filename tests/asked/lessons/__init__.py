@@ -42,6 +42,8 @@ class Has:
     pattern: str
     #: The first Python on which it is gone.
     until: tuple[int, int] | None = None
+    #: Why it is so; for aioxide.
+    reason: str = ""
 
     @property
     def now(self) -> bool:

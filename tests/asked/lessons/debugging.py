@@ -45,7 +45,13 @@ async def slow_callback_duration() -> None:
 
 @lesson(
     "logfire#2186, osparc-simcore#8047, aiodebug",
-    aioxide=Has("is not seen"),
+    aioxide=Has(
+        "is not seen",
+        reason=(
+            "a Python function around every callback would cost more than the callback;"
+            " debug mode tells of slow ones (`slow_callback_duration`)"
+        ),
+    ),
     uvloop=Has("is not seen"),
     rloop=Has("is not seen"),
     rsloop=Has("is not seen"),

@@ -111,7 +111,13 @@ def orphans_of_pid_1(new_event_loop: NewLoop) -> None:
 
 @lesson(
     "uvloop#118, asyncio#414",
-    aioxide=Has("blocked for"),
+    aioxide=Has(
+        "blocked for",
+        reason=(
+            "as asyncio: a thread that forked in the loop's place would, when it ends, end the"
+            " children that asked for `PR_SET_PDEATHSIG`, the commonest use of `preexec_fn`"
+        ),
+    ),
     asyncio=Has("blocked for"),
     uvloop=Has("blocked for"),
     rloop=Has("blocked for"),
