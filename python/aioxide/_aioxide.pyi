@@ -239,6 +239,7 @@ class StreamTransport(asyncio.Transport):
 @final
 class ReadPipeTransport(asyncio.ReadTransport):
     max_size: int
+    def _serve_process(self, transport: asyncio.SubprocessTransport, fd: int) -> None: ...
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from ._aioxide import ReadPipeTransport
 from ._room import logger
 from .children import is_running
 
@@ -92,6 +93,9 @@ class SubprocessTransport(asyncio.SubprocessTransport):
             loop.call_soon(self._protocol.connection_made, self)
             for callback, data in pending:
                 loop.call_soon(callback, *data)
+            for fd in (1, 2):
+                if fd in self._pipes and isinstance(self._pipes[fd].pipe, ReadPipeTransport):
+                    self._pipes[fd].pipe._serve_process(self, fd)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -297,5 +301,5 @@ class ReadPipeEnd(PipeEnd, asyncio.Protocol):
     """The protocol of the pipe from a process's standard output or error."""
 
     def data_received(self, data: bytes) -> None:
-        """Tell the process's protocol, in the next turn."""
+        """Keep data until the process's protocol has its connection; then this is not called."""
         self.proc._pipe_data_received(self.fd, data)

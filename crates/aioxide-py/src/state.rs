@@ -36,14 +36,14 @@ macro_rules! names {
 
 names! {
     __dict__, _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost, _detach,
-    _ensure_fd_no_transport, _loop, _read_ready, _run_once, _sslcontext, _start_reading,
+    _ensure_fd_no_transport, _loop, _protocol, _read_ready, _run_once, _sslcontext, _start_reading,
     _write_ready, acquire, add_done_callback, buffer, buffer_updated, call_exception_handler,
     call_soon, call_soon_threadsafe, cancel, close, connection_lost, connection_made, context,
     data_received, datagram_received, detach, done, eof_received, errno, error_received, exception,
     fileno, future, get_buffer, get_debug, get_loop, getpeername, getsockname, handle, is_running,
-    message, pause_writing, peername, pipe, protocol, raw, release, result, resume_writing, run,
-    set_exception, set_name, set_result, socket, sockname, source_traceback, task, throw, time,
-    transport, value, warning,
+    message, pause_writing, peername, pipe, pipe_data_received, protocol, raw, release, result,
+    resume_writing, run, set_exception, set_name, set_result, socket, sockname, source_traceback,
+    task, throw, time, transport, value, warning,
 }
 
 /// asyncio's own objects that the hot types call.

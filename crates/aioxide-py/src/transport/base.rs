@@ -72,6 +72,8 @@ pub struct Fields {
     pub socket: Slot,
     /// The pipe object, which is what gets closed.
     pub pipe: Slot,
+    /// Where data of a process's output goes: `(process transport, fd)`.
+    pub process: Slot,
     /// The handle that runs when a pipe is readable, and the one for writable.
     pub handles: [Slot; 2],
     /// The context given to the constructor: everything runs in it.
@@ -124,6 +126,7 @@ impl Fields {
             extra: Slot::empty(),
             socket: Slot::empty(),
             pipe: Slot::empty(),
+            process: Slot::empty(),
             handles: [Slot::empty(), Slot::empty()],
             context: Slot::empty(),
             read_context: Slot::empty(),
@@ -219,6 +222,7 @@ impl Fields {
         let is_buffered = !self.is_pipe() && protocol.isinstance(class)?;
         self.is_buffered.set(is_buffered);
         self.is_connected.set(true);
+        self.process.clear();
         self.protocol.set(Some(protocol.to_ref()));
         Ok(())
     }
@@ -355,6 +359,7 @@ impl Fields {
             &self.write_context,
             &self.context,
             &self.protocol,
+            &self.process,
         ] {
             slot.clear();
         }

@@ -104,6 +104,7 @@ impl Fields {
         let own = self.datagrams.iter().flat_map(|own| own.slots());
         [
             &self.pipe,
+            &self.process,
             &self.handles[0],
             &self.handles[1],
             &self.event_loop,

@@ -18,9 +18,9 @@ use super::report::{self, fatal};
 use super::stream::{force_close, run};
 use super::write::transmit;
 use crate::event_loop::{self, LoopFields};
-use crate::ffi::call::dict_set;
+use crate::ffi::call::{dict_set, tuple, tuple_item};
 use crate::ffi::object::{none, none_ref};
-use crate::ffi::{Obj, R, Raised, Ref, builtin, bytes};
+use crate::ffi::{Args, Obj, R, Raised, Ref, Signature, builtin, bytes};
 use crate::handle::Callback;
 use crate::state::state;
 
@@ -119,6 +119,9 @@ pub fn read_ready(transport: Obj<'_>) -> R<Ref> {
     if bytes::slice(data.obj()).is_none_or(<[u8]>::is_empty) {
         return read_eof(transport, this).map(|()| none_ref());
     }
+    if let Some(process) = this.process.get() {
+        return deliver_later(this, process.obj(), data.obj()).map(|()| none_ref());
+    }
     let protocol = this.protocol.get_or_none();
     let name = state().names.data_received.obj();
     protocol
@@ -126,6 +129,31 @@ pub fn read_ready(transport: Obj<'_>) -> R<Ref> {
         .call_method1(name, data.obj())
         .map(|_| none_ref())
 }
+
+/// `loop.call_soon(process._protocol.pipe_data_received, fd, data)`: what the pipe's protocol in
+/// `process_transport.py` does as long as the process's protocol has no connection.
+fn deliver_later(this: &Fields, process: Obj<'_>, data: Obj<'_>) -> R<()> {
+    let names = &state().names;
+    let protocol = tuple_item(process, 0).getattr(names._protocol.obj())?;
+    let received = protocol.obj().getattr(names.pipe_data_received.obj())?;
+    this.call_soon(received.obj(), &[tuple_item(process, 1), data])
+}
+
+/// `_serve_process(transport, fd)`: data goes to the process's protocol from here on, without a
+/// stop at the pipe's, until that is replaced.
+pub fn serve_process(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    let [process, fd] = args.bind::<2>(&SERVE_PROCESS)?;
+    let pair = tuple(&[process.unwrap_or(none()), fd.unwrap_or(none())])?;
+    fields(transport).process.set(Some(pair));
+    Ok(none_ref())
+}
+
+const SERVE_PROCESS: Signature = Signature {
+    name: "_serve_process",
+    params: &["transport", "fd"],
+    positional: 2,
+    required: 2,
+};
 
 /// The end of the stream: the protocol hears of it in the next turn, and then of the loss.
 fn read_eof(transport: Obj<'_>, this: &Fields) -> R<()> {

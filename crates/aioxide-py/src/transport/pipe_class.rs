@@ -84,6 +84,11 @@ pub fn build_read_pipe_type(asyncio: &Asyncio) -> R<Ref> {
         .methods(reading_methods())
         .methods(info_methods())
         .methods(private_methods())
+        .methods([varargs!(
+            c"_serve_process",
+            pipe::serve_process,
+            c"Leads data to the protocol of a process."
+        )])
         .attributes(attributes())
         .attributes([attribute!(
             c"_paused",
