@@ -448,3 +448,28 @@ async def test_popen_objects_know(lib: Any) -> None:
     await protocol.lost
     lib.note(process.returncode, process.poll(), isinstance(process, subprocess.Popen))
     transport.close()
+
+
+@on_loop
+async def test_pipe_with_a_protocol_of_its_own(lib: Any) -> None:
+    """Who replaces the protocol of a process's pipe gets what comes from then on."""
+
+    class Own(asyncio.Protocol):
+        data = asyncio.Event()
+
+        def data_received(self, data: bytes) -> None:
+            lib.note("own", data)
+            self.data.set()
+
+    transport, protocol = await start("cat", stderr=None)
+    stdout = transport.get_pipe_transport(1)
+    end, own = stdout.get_protocol(), Own()
+    stdout.set_protocol(own)
+    transport.get_pipe_transport(0).write(b"for its own")
+    await own.data.wait()
+    stdout.set_protocol(end)
+    transport.get_pipe_transport(0).write(b"for the process")
+    transport.get_pipe_transport(0).close()
+    await protocol.lost
+    lib.note(protocol.data)
+    transport.close()

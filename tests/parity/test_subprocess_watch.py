@@ -429,3 +429,33 @@ async def test_many_leave_nothing(lib: Any, way: str) -> None:
     await turns(10)
     assert not loop._children and not zombies()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@on_loop
+async def test_cancelled_start_closes_its_pipes(lib: Any) -> None:
+    """Also where a grandchild keeps the other ends, so that no end of the stream ever comes."""
+    lib.stock_defect(True, "leaves its ends open as long as the grandchild lives")
+    before = set(os.listdir("/proc/self/fd"))
+    reader, writer = os.pipe()
+
+    def fork() -> None:
+        pid = os.fork()
+        if pid:
+            os.write(writer, b"%d" % pid)
+            return
+        os.closerange(3, 256)
+        signal.pause()
+        os._exit(0)
+
+    start = child("exec sleep 1000", stdin=PIPE, stdout=PIPE, stderr=PIPE, preexec_fn=fork)
+    task = asyncio.create_task(start)
+    await turns(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await turns(20)
+    os.kill(int(os.read(reader, 100)), signal.SIGKILL)
+    os.close(reader)
+    os.close(writer)
+    assert set(os.listdir("/proc/self/fd")) == before
