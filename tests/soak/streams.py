@@ -217,6 +217,9 @@ class Servers:
             Sending, LOCAL, 0, ssl=self.stage.server_tls if is_tls else None
         )
         try:
+            if not server.sockets and self.stage.ledger.is_starved:
+                # As asyncio: an address whose socket cannot be made is left out.
+                raise Unlucky
             where = server.sockets[0].getsockname()
             async with asyncio.TaskGroup() as group:
                 for _ in range(rng.randrange(1, 4)):
