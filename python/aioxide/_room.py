@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
         _default_executor: concurrent.futures.ThreadPoolExecutor | None
         _executor_shutdown_called: bool
-        _transports: weakref.WeakValueDictionary[int, asyncio.BaseTransport]
+        _entered_transports: weakref.WeakValueDictionary[int, asyncio.BaseTransport]
         _signal_handlers: dict[int, asyncio.Handle]
         _wakeup_armed: bool
         _unix_server_sockets: dict[socket.socket, int]

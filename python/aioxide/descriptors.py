@@ -2,13 +2,16 @@
 
 Transports that are not ours may work on this loop, by `_add_reader` and `_add_writer`: those of the
 standard library's classes, made by hand, and of libraries that derive from them. They enter
-themselves in `_transports` and ask `_selector`, as on asyncio's loop.
+themselves in `_transports` and ask `_selector`, as on asyncio's loop. Both also answer those who
+look for what was left open.
 """
 
 from __future__ import annotations
 
+import asyncio
 import selectors
 import weakref
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from . import _aioxide
@@ -39,12 +42,45 @@ class _Watched:
         return key._replace(fileobj=file)
 
 
+class _Transports(MutableMapping[int, asyncio.BaseTransport]):
+    """The transports of a loop by descriptor: native ones, and those that enter themselves."""
+
+    __slots__ = ("_entered", "_loop")
+
+    def __init__(self, loop: _aioxide.Loop, entered: MutableMapping[int, Any]) -> None:
+        self._loop = loop
+        self._entered = entered
+
+    def _all(self) -> dict[int, asyncio.BaseTransport]:
+        return {**self._entered, **dict(self._loop._native_transports)}
+
+    def __getitem__(self, fd: int) -> asyncio.BaseTransport:
+        return self._all()[fd]
+
+    def __setitem__(self, fd: int, transport: asyncio.BaseTransport) -> None:
+        self._entered[fd] = transport
+
+    def __delitem__(self, fd: int) -> None:
+        del self._entered[fd]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
 class Descriptors(Room):
     """*Source*: `asyncio.selector_events`."""
 
     def _init_descriptors(self) -> None:
-        #: Standard library transports by descriptor; they enter themselves.
-        self._transports = weakref.WeakValueDictionary()
+        #: Standard library transports by descriptor.
+        self._entered_transports = weakref.WeakValueDictionary()
+
+    @property
+    def _transports(self) -> _Transports:
+        """The transports by descriptor; others than native ones enter themselves."""
+        return _Transports(self, self._entered_transports)
 
     @property
     def _selector(self) -> _Watched | None:
@@ -64,6 +100,6 @@ class Descriptors(Room):
                 raise ValueError(f"Invalid file object: {fd!r}") from None
         # A closed socket has no number, and no transport uses it.
         native = self._native_transport(number) if number >= 0 else None
-        transport: Any = native or self._transports.get(number)
+        transport: Any = native or self._entered_transports.get(number)
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")

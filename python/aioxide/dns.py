@@ -135,11 +135,12 @@ class Dns(Room):
 
     async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
         """`socket.getnameinfo`, in the default executor unless nobody need be asked."""
-        if isinstance(flags, int) and flags & _NUMERIC == _NUMERIC and self._asks_directly():
-            if socket_module.getnameinfo is _getnameinfo:
+        getnameinfo = socket_module.getnameinfo
+        if getnameinfo is _getnameinfo and not self._debug and self._asks_directly():
+            if isinstance(flags, int) and flags & _NUMERIC == _NUMERIC:
                 found: tuple[str, str] = _getnameinfo(sockaddr, flags)
                 return found
-        found = await self._look_up(socket_module.getnameinfo, sockaddr, flags)
+        found = await self._look_up(getnameinfo, sockaddr, flags)
         return found
 
     def _asks_directly(self) -> bool:

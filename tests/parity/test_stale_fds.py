@@ -131,3 +131,29 @@ async def test_transports_of_the_standard_library(lib: Any) -> None:
         transport.abort()
         await io_turns()
         lib.note(re.sub(r"fd=\d+", "fd=N", repr(transport)))
+
+
+@on_loop
+async def test_transports_by_descriptor(lib: Any) -> None:
+    """`loop._transports` has the loop's transports, as those who look for leaks ask it."""
+    loop: Any = asyncio.get_running_loop()
+    pairs = [tcp_pair(), socket.socketpair()]
+    made = [await loop.connect_accepted_socket(asyncio.Protocol, ours) for ours, _ in pairs]
+    udp, _ = await loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+    )
+    transports = [transport for transport, _ in made] + [udp]
+    numbers = [transport.get_extra_info("socket").fileno() for transport in transports]
+    lib.note([loop._transports[number] is transports[i] for i, number in enumerate(numbers)])
+    lib.note([loop._transports.get(number) is not None for number in numbers])
+    lib.note(sorted(loop._transports) == sorted(numbers), len(loop._transports))
+    lib.note({*loop._transports.values()} == {*transports}, numbers[0] in loop._transports)
+    lib.note(loop._transports.get(-1), loop._transports.get(2**20, "none"))
+    with pytest.raises(KeyError):
+        loop._transports[2**20]
+    for transport in list(loop._transports.values()):
+        transport.close()
+    await io_turns()
+    lib.note([transport.is_closing() for transport in transports])
+    for _, theirs in pairs:
+        theirs.close()

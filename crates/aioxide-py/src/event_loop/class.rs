@@ -434,6 +434,7 @@ fn attributes() -> Vec<c::PyGetSetDef> {
             get_current_handle,
             c"The handle that runs, in debug mode; else None."
         ),
+        attribute!(c"_native_transports", look::transports, c"By number."),
         attribute!(c"_watched", look::watched, c"What is watched."),
         attribute!(c"_ready", look::ready, c"The handles that are to run."),
         attribute!(

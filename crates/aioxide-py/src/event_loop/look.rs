@@ -1,4 +1,4 @@
-//! What is to run, for those who look: `_ready`, `_scheduled` and `_watched`.
+//! What is to run, for those who look: `_ready`, `_scheduled`, `_watched`.
 //!
 //! asyncio keeps handles in two public-by-habit lists; monitoring code counts them and tests wait
 //! until they are empty. Here they are copies, made when asked for. May touch: the queue and the
@@ -88,6 +88,15 @@ pub fn watched(event_loop: Obj<'_>) -> R<Ref> {
         let [reader, writer] =
             [&reader, &writer].map(|handle| handle.as_ref().map_or_else(none, Ref::obj));
         rows.push(tuple(&[fd.obj(), events.obj(), reader, writer])?);
+    }
+    list(&rows)
+}
+
+/// `loop._native_transports`: the native transports with their descriptors, as a list of pairs.
+pub fn transports(event_loop: Obj<'_>) -> R<Ref> {
+    let mut rows = Vec::new();
+    for (fd, transport) in fields(event_loop).transports().all() {
+        rows.push(tuple(&[int(fd.into())?.obj(), transport.obj()])?);
     }
     list(&rows)
 }

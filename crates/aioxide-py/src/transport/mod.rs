@@ -126,4 +126,15 @@ impl PerLoop {
             .and_then(|found| unsafe { Obj::from_nullable(found) })
             .map(Obj::to_ref)
     }
+
+    /// Every transport, with its descriptor.
+    pub fn all(&self) -> Vec<(RawFd, Ref)> {
+        let by_fd = self.by_fd.borrow();
+        let owned = |(&fd, &found): (&RawFd, &*mut PyObject)| {
+            // SAFETY: as in `transport`.
+            let transport = unsafe { Obj::from_nullable(found) };
+            transport.map(|transport| (fd, transport.to_ref()))
+        };
+        by_fd.iter().filter_map(owned).collect()
+    }
 }
