@@ -275,3 +275,28 @@ class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
         *,
         context: Context | None = None,
     ) -> None: ...
+
+@final
+class TlsProtocol(asyncio.BufferedProtocol):
+    max_size: int
+    @property
+    def _incoming(self) -> ssl.MemoryBIO: ...
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        app_protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext | None,
+        waiter: asyncio.Future[None] | None,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        call_connection_made: bool = True,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None: ...
+    def _get_app_transport(self) -> TlsTransport: ...
+
+@final
+class TlsTransport(asyncio.Transport):
+    def set_read_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+    def get_read_buffer_limits(self) -> tuple[int, int]: ...
+    def get_read_buffer_size(self) -> int: ...

@@ -1,6 +1,6 @@
-"""TLS: asyncio's own protocol (`asyncio.sslproto`) over the native stream transport.
+"""TLS: the native TLS protocol over the native stream transport, or over any other.
 
-So an `ssl.SSLContext` is obeyed exactly: it is OpenSSL, driven through Python's own objects.
+An `ssl.SSLContext` is obeyed exactly: it is OpenSSL, driven through Python's own objects.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import socket
-from asyncio import sslproto
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -67,14 +66,14 @@ class Tls(Room):
     ) -> asyncio.Transport:
         """Return a TLS transport over a native one, the owner of `rawsock` from now on."""
         self._ensure_fd_no_transport(rawsock)
-        ssl_protocol: Any = sslproto.SSLProtocol(
+        ssl_protocol = _aioxide.TlsProtocol(
             self,
             protocol,
-            sslcontext,  # type: ignore[arg-type]
-            waiter,  # type: ignore[arg-type]
+            sslcontext,
+            waiter,
             server_side,
             server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
+            ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
         _aioxide.StreamTransport(
@@ -85,8 +84,7 @@ class Tls(Room):
             server=server,
             **_context_argument(context),
         )
-        transport: asyncio.Transport = ssl_protocol._app_transport
-        return transport
+        return ssl_protocol._get_app_transport()
 
     def _accept_ssl(
         self,
@@ -186,17 +184,18 @@ class Tls(Room):
 
         upgraded: Any = transport
         waiter: asyncio.Future[None] | None = self.create_future()
-        ssl_protocol: Any = sslproto.SSLProtocol(
+        ssl_protocol = _aioxide.TlsProtocol(
             self,
             protocol,
             sslcontext,
-            waiter,  # type: ignore[arg-type]
+            waiter,
             server_side,
             server_hostname,
             call_connection_made=False,
-            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
+            ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
+        result = ssl_protocol._get_app_transport()
         # No byte may come to the TLS protocol before its connection_made().
         upgraded.pause_reading()
         if server_side:
@@ -213,11 +212,10 @@ class Tls(Room):
             resumed.cancel()
             waiter = None  # its exception refers to this frame
             raise
-        result: asyncio.Transport = ssl_protocol._app_transport
         return result
 
 
-def _move_buffered(protocol: asyncio.BaseProtocol, ssl_protocol: Any) -> None:
+def _move_buffered(protocol: asyncio.BaseProtocol, ssl_protocol: _aioxide.TlsProtocol) -> None:
     """Hand what a stream reader received before the upgrade to the TLS protocol."""
     if not isinstance(protocol, asyncio.StreamReaderProtocol):
         return

@@ -52,7 +52,8 @@ async def test_shutdown_timeout_with_unsent_data(lib: Any, route: str) -> None:
         transport.write(bytes(8 << 20))
         transport.close()
         await protocol.seen("CL")
-        lib.note(protocol.grammar, protocol.lost_with, told(seen))
+        # aioxide encrypts no more than the socket takes, and pauses the protocol for the rest.
+        lib.note(protocol.grammar.replace("PW ", ""), protocol.lost_with, told(seen))
     seen.clear()
 
 
@@ -275,7 +276,7 @@ async def test_abort_with_unsent_data(lib: Any, route: str) -> None:
         transport.abort()
         await protocol.seen("CL")
         assert len(await peer.rest()) < 8 << 20
-        lib.note(protocol.grammar, protocol.lost_with)
+        lib.note(protocol.grammar.replace("PW ", ""), protocol.lost_with)
 
 
 @roles

@@ -355,7 +355,7 @@ async def test_acts_in_connection_made(lib: Any, route: str, act: str) -> None:
             # Stock sends the client's last flight with the next write only.
             transport.write(b"written")
         elif act == "limits":
-            transport.set_write_buffer_limits(high=0)
+            transport.set_write_buffer_limits(high=1)
         if "write" in act:
             transport.write(b"first words")
         if act == "write-close":

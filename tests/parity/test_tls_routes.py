@@ -6,6 +6,7 @@ import asyncio
 import random
 import socket
 import ssl
+import sys
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from wire import BufferedRecorder, Recorder, io_turns, on_loop, stock_at, until
 
 routes = pytest.mark.parametrize("route", TLS_ROUTES)
 roles = pytest.mark.parametrize("route", ROLES)
+# Before 3.13 asyncio's TLS in TLS loses the error for a TypeError of its own.
+LOSES_THE_ERROR = sys.version_info < (3, 13)
 MILLION = random.Random(21).randbytes(1_000_000)
 
 
@@ -199,8 +202,9 @@ async def test_corrupt_record(lib: Any, route: str) -> None:
         record[-1] ^= 1
         peer.lower.send(bytes(record))
         await protocol.seen("CL")
-        lib.note(protocol.grammar, protocol.lost_with)
-        lib.note([[c["message"], c["exception"]] for c in seen])
+        lost = LOSES_THE_ERROR and route.startswith("inner")
+        lib.note(protocol.grammar, None if lost else protocol.lost_with)
+        lib.note([] if lost else [[c["message"], c["exception"]] for c in seen])
     seen.clear()
 
 
@@ -212,8 +216,9 @@ async def test_garbage_after_handshake(lib: Any, route: str) -> None:
     async with tls_link(Recorder, route) as (transport, protocol, peer):
         peer.lower.send(b"this is not a TLS record at all")
         await protocol.seen("CL")
-        lib.note(protocol.grammar, protocol.lost_with)
-        lib.note([[c["message"], c["exception"]] for c in seen])
+        lost = LOSES_THE_ERROR and route.startswith("inner")
+        lib.note(protocol.grammar, None if lost else protocol.lost_with)
+        lib.note([] if lost else [[c["message"], c["exception"]] for c in seen])
     seen.clear()
 
 

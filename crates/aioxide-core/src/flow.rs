@@ -128,6 +128,16 @@ impl Flow {
         pause
     }
 
+    /// As [`Flow::should_pause`], when the limits were just set: a limit of 0 that is reached at
+    /// once pauses even for an empty queue, as asyncio does.
+    #[must_use]
+    pub fn should_pause_now(&mut self, size_bytes: usize) -> bool {
+        let is_reached = self.inclusive && size_bytes >= self.high_bytes;
+        let pause = !self.paused && (is_reached || self.is_over(size_bytes));
+        self.paused |= pause;
+        pause
+    }
+
     /// True once, when a shrinking queue reached the low limit: the caller resumes the protocol.
     #[must_use]
     pub fn should_resume(&mut self, size_bytes: usize) -> bool {

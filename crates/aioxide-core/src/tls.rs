@@ -190,12 +190,12 @@ impl<C: AsRef<[u8]>> Tls<C> {
         self.conn_lost
     }
 
-    /// Low and high water of writes in bytes, in this order.
+    /// Low and high water of writes in bytes.
     pub fn write_limits(&self) -> (usize, usize) {
         self.writing.limits()
     }
 
-    /// Low and high water of unread ciphertext in bytes, in this order.
+    /// Low and high water of unread ciphertext in bytes.
     pub fn read_limits(&self) -> (usize, usize) {
         self.reading.limits()
     }
@@ -237,6 +237,13 @@ impl<C: AsRef<[u8]>> Tls<C> {
             }
         }
         Ok(Step::of(&[Phase::ArmHandshake, Phase::Handshake]))
+    }
+
+    /// `connection_made()` of a transport that was lost before: there will be no handshake, and the
+    /// protocol has been told.
+    pub fn handle_stillborn(&mut self) {
+        self.conn_lost = self.conn_lost.saturating_add(1);
+        self.app = App::Lost;
     }
 
     /// Ciphertext came in.
@@ -364,7 +371,7 @@ impl<C: AsRef<[u8]>> Tls<C> {
         })
     }
 
-    /// A delivered buffer was full: reads on, and does no more. *Source*: asyncio `_do_read`.
+    /// What [`Tls::handle_read_full`] had scheduled. *Source*: asyncio `_do_read`.
     pub fn handle_read_on(&mut self) -> Step {
         Step::of(&[Phase::DoRead])
     }
@@ -379,7 +386,7 @@ impl<C: AsRef<[u8]>> Tls<C> {
         low: Option<i64>,
     ) -> Result<Step, LimitsError> {
         self.writing.set_limits(high, low)?;
-        Ok(Step::of(&[Phase::Measure]))
+        Ok(Step::of(&[Phase::NewLimits]))
     }
 
     /// Sets the limits of unread ciphertext in bytes, and pauses or resumes the transport.
@@ -393,21 +400,6 @@ impl<C: AsRef<[u8]>> Tls<C> {
     ) -> Result<Step, LimitsError> {
         self.reading.set_limits(high, low)?;
         Ok(Step::of(&[Phase::ControlReading]))
-    }
-}
-
-/// Timers.
-impl<C: AsRef<[u8]>> Tls<C> {
-    /// The handshake timer fired: whether the connection is to fail.
-    #[must_use]
-    pub fn handle_handshake_timeout(&self) -> bool {
-        self.state == State::Handshake
-    }
-
-    /// The shutdown timer fired: whether the transport is to be forced closed.
-    #[must_use]
-    pub fn handle_shutdown_timeout(&self) -> bool {
-        matches!(self.state, State::Flushing | State::Shutdown)
     }
 }
 
@@ -440,6 +432,17 @@ impl<C: AsRef<[u8]>> Tls<C> {
     /// Of [`Action::Read`]: the peer's close notice came.
     pub fn handle_read_eof(&mut self, step: &mut Step) {
         step.push(&[Phase::TellEof, Phase::StartShutdown]);
+    }
+
+    /// Of [`Action::Read`]: the protocol's buffer was full, and more may be there. True if
+    /// [`Tls::handle_read_on`] is to be scheduled; a session that ends reads on at once.
+    #[must_use]
+    pub fn handle_read_full(&mut self, step: &mut Step) -> bool {
+        if self.state == State::Flushing {
+            step.push(&[Phase::ReadMore]);
+            return false;
+        }
+        true
     }
 
     /// Of [`Action::Encrypt`]: the first `len` bytes of the backlog are encrypted.

@@ -10,6 +10,7 @@ use pyo3_ffi as c;
 use crate::ffi::call::{import, interned};
 use crate::ffi::layout::Layout;
 use crate::ffi::{Obj, R, Raised, Ref};
+use crate::transport::Ssl;
 
 macro_rules! names {
     ($($name:ident),* $(,)?) => {
@@ -35,15 +36,19 @@ macro_rules! names {
 }
 
 names! {
-    __dict__, _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost, _detach,
-    _ensure_fd_no_transport, _loop, _protocol, _read_ready, _run_once, _sslcontext, _start_reading,
-    _write_ready, acquire, add_done_callback, buffer, buffer_updated, call_exception_handler,
-    call_soon, call_soon_threadsafe, cancel, close, connection_lost, connection_made, context,
-    data_received, datagram_received, detach, done, eof_received, errno, error_received, exception,
-    fileno, future, get_buffer, get_debug, get_loop, getpeername, getsockname, handle, is_running,
-    message, pause_writing, peername, pipe, pipe_data_received, protocol, raw, release, result,
-    resume_writing, run, set_exception, set_name, set_result, socket, sockname, source_traceback,
-    task, throw, time, transport, value, warning,
+    __dict__, _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost,
+    _check_handshake_timeout, _check_shutdown_timeout, _detach, _do_read, _ensure_fd_no_transport,
+    _force_close, _loop, _protocol, _protocol_paused, _read_ready, _resumed, _run_once, _sslcontext,
+    _sslobj, _start_reading, _wakeup_waiter, _write_ready, abort, acquire, add_done_callback,
+    buffer, buffer_updated, call_exception_handler, call_later, call_soon, call_soon_threadsafe,
+    cancel, cancelled, cipher, close, compression, connection_lost, connection_made, context,
+    data_received, datagram_received, detach, do_handshake, done, eof_received, errno,
+    error_received, exception, fileno, future, get_buffer, get_debug, get_extra_info, get_loop,
+    getpeercert, getpeername, getsockname, handle, is_closing, is_running, message, pause_reading,
+    pause_writing, peercert, peername, pending, pipe, pipe_data_received, protocol, raw, read,
+    release, result, resume_reading, resume_writing, run, set_exception, set_name, set_result,
+    shutdown, socket, sockname, source_traceback, ssl_object, sslcontext, task, throw, time,
+    transport, unwrap, value, warning, wrap_bio, write,
 }
 
 /// asyncio's own objects that the hot types call.
@@ -114,12 +119,16 @@ pub struct Types {
     pub read_pipe_transport: Ref,
     pub write_pipe_transport: Ref,
     pub file_sender: Ref,
+    pub tls_protocol: Ref,
+    pub tls_transport: Ref,
 }
 
 /// Everything, under one pointer.
 pub struct State {
     pub names: Names,
     pub asyncio: Asyncio,
+    /// Absent on a Python without OpenSSL.
+    pub ssl: Option<Ssl>,
     pub quirks: Quirks,
     pub layout: Layout,
     /// `("context",)`: the keyword names of a `call_soon(..., context=ctx)`.
@@ -182,10 +191,13 @@ pub fn init() -> R<()> {
         read_pipe_transport: crate::transport::build_read_pipe_type(&asyncio)?,
         write_pipe_transport: crate::transport::build_write_pipe_type(&asyncio)?,
         file_sender: crate::transport::build_file_sender_type()?,
+        tls_protocol: crate::transport::build_tls_protocol_type(&asyncio)?,
+        tls_transport: crate::transport::build_tls_transport_type(&asyncio)?,
     };
     let (context, debug) = (interned(c"context")?, interned(c"debug")?);
     let state = State {
         names: Names::new()?,
+        ssl: Ssl::find()?,
         quirks,
         layout,
         kw_context: crate::ffi::call::tuple(&[context.obj()])?,

@@ -1,11 +1,27 @@
 //! The way out of the machine: one test of a step after the other, and the action it calls for.
 //!
-//! Duty: `poll_action`. May touch: the machine's fields, and the rest of the step in hand.
-//! Invariant: a test looks at the state when it is due and at nothing remembered.
+//! Duty: `poll_action`, and what a timer means when it fires. May touch: the machine's fields, and
+//! the rest of the step in hand. Invariant: a test looks at the state when it is due and at nothing
+//! remembered.
 #![forbid(unsafe_code)]
 
 use super::step::Phase;
 use super::{Action, App, State, Step, Tls};
+
+/// Timers.
+impl<C: AsRef<[u8]>> Tls<C> {
+    /// The handshake timer fired: whether the connection is to fail.
+    #[must_use]
+    pub fn handle_handshake_timeout(&self) -> bool {
+        self.state == State::Handshake
+    }
+
+    /// The shutdown timer fired: whether the transport is to be forced closed.
+    #[must_use]
+    pub fn handle_shutdown_timeout(&self) -> bool {
+        matches!(self.state, State::Flushing | State::Shutdown)
+    }
+}
 
 /// The way out.
 impl<C: AsRef<[u8]>> Tls<C> {
@@ -33,6 +49,7 @@ impl<C: AsRef<[u8]>> Tls<C> {
             Phase::Made => self.advance_app(App::Init, App::Made, Action::ConnectionMade),
             Phase::Wake => Some(Action::WakeWaiter),
             Phase::DoRead => self.advance_read(step),
+            Phase::ReadMore => self.is_readable().then_some(Action::Read),
             Phase::Written if self.backlog.is_empty() => self.advance_send(step, false),
             Phase::Written | Phase::Encrypt => self.advance_encrypt(step),
             Phase::Backlog if self.backlog.is_empty() => None,
@@ -41,9 +58,18 @@ impl<C: AsRef<[u8]>> Tls<C> {
             Phase::SendAll => self.advance_send(step, true),
             Phase::SendPiece => (!self.transport_paused).then_some(Action::Send),
             Phase::ControlWriting => self.advance_control(),
-            Phase::Measure => {
-                step.push(&[Phase::ControlWriting]);
+            Phase::NewLimits => {
+                step.push(&[Phase::ControlLimits]);
                 Some(Action::MeasureOutgoing)
+            }
+            Phase::ControlLimits => {
+                let size = self.outgoing_bytes + self.backlog.size_bytes();
+                let pause = self.writing.should_pause_now(size);
+                if pause {
+                    Some(Action::PauseProtocol)
+                } else {
+                    self.advance_resume(size)
+                }
             }
             Phase::ControlReading => Some(Action::MeasureIncoming),
             Phase::PauseTransport => Some(Action::PauseTransport),
@@ -87,8 +113,8 @@ impl<C: AsRef<[u8]>> Tls<C> {
             return None;
         }
         if self.reading_paused {
-            // What was written before the handshake ended does not wait for the reader.
-            step.push(&[Phase::Backlog, Phase::ControlReading, Phase::GuardEnd]);
+            // The end of the handshake, and what was written before, do not wait for the reader.
+            step.push(&[Phase::Written, Phase::ControlReading, Phase::GuardEnd]);
             return None;
         }
         step.push(&[Phase::Written, Phase::ControlReading, Phase::GuardEnd]);
@@ -116,8 +142,12 @@ impl<C: AsRef<[u8]>> Tls<C> {
         if self.writing.should_pause(size) {
             return Some(Action::PauseProtocol);
         }
-        (!self.pause_inherited && self.writing.should_resume(size))
-            .then_some(Action::ResumeProtocol)
+        self.advance_resume(size)
+    }
+
+    fn advance_resume(&mut self, size: usize) -> Option<Action> {
+        let resume = !self.pause_inherited && self.writing.should_resume(size);
+        resume.then_some(Action::ResumeProtocol)
     }
 
     fn advance_start_shutdown(&mut self, step: &mut Step) -> Option<Action> {
@@ -149,7 +179,11 @@ impl<C: AsRef<[u8]>> Tls<C> {
             self.state = State::Shutdown;
             step.push(&[Phase::Shutdown]);
         } else if self.eof {
-            step.push(&[Phase::TellEof]);
+            step.push(&[Phase::ArmShutdown]);
+            // All was read, unless the protocol does not read: then the end comes behind the rest.
+            if !self.reading_paused {
+                step.push(&[Phase::TellEof]);
+            }
         }
         None
     }

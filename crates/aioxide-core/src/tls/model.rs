@@ -171,7 +171,9 @@ impl Model {
             } else {
                 self.do_write();
             }
-        } else if !self.backlog.is_empty() {
+        } else if self.backlog.is_empty() {
+            self.process_outgoing();
+        } else {
             self.do_write();
         }
         self.control_reading();
@@ -213,6 +215,15 @@ impl Model {
         } else if size <= self.write_limits.1 && self.app_paused && !self.inherited {
             self.app_paused = false;
             self.called(Seen::Resume);
+        }
+    }
+
+    fn new_limits(&mut self) {
+        if self.world.outgoing + self.backlog.len() >= self.write_limits.0 && !self.app_paused {
+            self.app_paused = true;
+            self.called(Seen::Pause);
+        } else {
+            self.control_writing();
         }
     }
 
@@ -280,7 +291,10 @@ impl Model {
             return self.shutdown();
         }
         if self.eof {
-            self.tell_eof();
+            if !self.reading_paused {
+                self.tell_eof();
+            }
+            self.arm_shutdown();
         }
         Ok(())
     }
@@ -354,7 +368,7 @@ impl Model {
             Call::WriteLimits(high, low) => {
                 if high >= low && low >= 0 {
                     self.write_limits = (high as usize, low as usize);
-                    self.control_writing();
+                    self.new_limits();
                 }
             }
             Call::ReadLimits(high, low) => {

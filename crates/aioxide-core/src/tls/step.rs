@@ -144,6 +144,8 @@ pub(super) enum Phase {
     Wake,
     /// Read, then write, then see to the flow: asyncio's `_do_read`.
     DoRead,
+    /// Read again: the protocol's buffer was too small.
+    ReadMore,
     /// Encrypt the backlog, or at least send what the read produced.
     Written,
     /// Encrypt the backlog if there is one.
@@ -156,8 +158,9 @@ pub(super) enum Phase {
     /// Send if the transport takes it, and no more.
     SendPiece,
     ControlWriting,
-    /// Measure first, then see to the protocol's flow.
-    Measure,
+    /// The protocol's limits were set: measure, then see to its flow.
+    NewLimits,
+    ControlLimits,
     ControlReading,
     PauseTransport,
     ResumeTransport,

@@ -160,6 +160,24 @@ fn closing_in_spite_of_unread_data_after_the_end() {
 }
 
 #[test]
+fn a_session_that_ends_fills_every_buffer_at_once() {
+    let mut tls = wrapped();
+    let mut step = tls.handle_received();
+    assert_eq!(tls.poll_action(&mut step), Some(Action::Read));
+    assert!(tls.handle_read_full(&mut step));
+    let mut step = tls.handle_eof();
+    for _ in 0..100 {
+        assert_eq!(tls.poll_action(&mut step), Some(Action::Read));
+        assert!(!tls.handle_read_full(&mut step));
+    }
+    assert_eq!(tls.poll_action(&mut step), Some(Action::Read));
+    assert_eq!(
+        actions(&mut tls, &mut step).last(),
+        Some(&Action::CloseTransport)
+    );
+}
+
+#[test]
 fn an_inherited_pause_ends_with_the_transports() {
     let mut tls: Tls<Vec<u8>> = Tls::new(true);
     let mut step = tls.handle_connected(true).expect("the first time");

@@ -9,7 +9,7 @@ use std::os::raw::c_int;
 use pyo3_ffi as c;
 
 use super::error::{R, check};
-use super::object::Obj;
+use super::object::{Obj, Ref};
 
 /// A contiguous view of an object's memory, held until dropped; the object is kept alive by it.
 pub struct Buffer(c::Py_buffer);
@@ -51,6 +51,50 @@ impl Buffer {
         // SAFETY: as above, and the exporter agreed to being written.
         unsafe { std::slice::from_raw_parts_mut(self.0.buf.cast(), self.0.len as usize) }
     }
+}
+
+/// Runs `body` with a read-only `memoryview` of `content`, which `body` must not keep.
+///
+/// For C functions that look at their argument and forget it.
+pub fn with_view<T>(content: &[u8], body: impl FnOnce(Obj<'_>) -> R<T>) -> R<T> {
+    // SAFETY: pointer and length describe readable memory that outlives the view: see `lend`.
+    lend(body, unsafe {
+        Ref::steal(c::PyMemoryView_FromMemory(
+            content.as_ptr().cast_mut().cast(),
+            content.len() as isize,
+            c::PyBUF_READ,
+        ))
+    }?)
+}
+
+/// The same for writing.
+pub fn with_room<T>(room: &mut [MaybeUninit<u8>], body: impl FnOnce(Obj<'_>) -> R<T>) -> R<T> {
+    // SAFETY: as above; nobody else sees the memory meanwhile, and it is only ever written to.
+    lend(body, unsafe {
+        Ref::steal(c::PyMemoryView_FromMemory(
+            room.as_mut_ptr().cast(),
+            room.len() as isize,
+            c::PyBUF_WRITE,
+        ))
+    }?)
+}
+
+/// Runs `body` with a view, which is released should somebody have kept it in spite of all.
+fn lend<T>(body: impl FnOnce(Obj<'_>) -> R<T>, view: Ref) -> R<T> {
+    let result = body(view.obj());
+    // SAFETY: alive.
+    if unsafe { c::Py_REFCNT(view.ptr()) } > 1 {
+        let saved = super::error::SavedError::save();
+        let released = view
+            .obj()
+            .getattr_str(c"release")
+            .and_then(|f| f.obj().call0());
+        if let Err(raised) = released {
+            raised.write_unraisable(view.obj());
+        }
+        saved.restore();
+    }
+    result
 }
 
 impl Drop for Buffer {

@@ -44,6 +44,67 @@ pub fn bytearray(object: Obj<'_>) -> R<Ref> {
     unsafe { Ref::steal(c::PyByteArray_FromObject(object.ptr())) }
 }
 
+/// `ImportError`.
+pub fn import_error<'a>() -> Obj<'a> {
+    // SAFETY: a static of the interpreter.
+    unsafe { Obj::from_ptr(c::PyExc_ImportError) }
+}
+
+/// `ConnectionResetError`.
+pub fn connection_reset_error<'a>() -> Obj<'a> {
+    // SAFETY: a static of the interpreter.
+    unsafe { Obj::from_ptr(c::PyExc_ConnectionResetError) }
+}
+
+/// `ConnectionAbortedError`.
+pub fn connection_aborted_error<'a>() -> Obj<'a> {
+    // SAFETY: a static of the interpreter.
+    unsafe { Obj::from_ptr(c::PyExc_ConnectionAbortedError) }
+}
+
+/// `TimeoutError`.
+pub fn timeout_error<'a>() -> Obj<'a> {
+    // SAFETY: a static of the interpreter.
+    unsafe { Obj::from_ptr(c::PyExc_TimeoutError) }
+}
+
+/// Raises `NotImplementedError`.
+pub fn not_implemented() -> Raised {
+    // SAFETY: a static of the interpreter.
+    unsafe { c::PyErr_SetNone(c::PyExc_NotImplementedError) };
+    Raised::from_indicator()
+}
+
+/// `left // right`.
+pub fn floor_divide(left: Obj<'_>, right: Obj<'_>) -> R<Ref> {
+    // SAFETY: both alive.
+    unsafe { Ref::steal(c::PyNumber_FloorDivide(left.ptr(), right.ptr())) }
+}
+
+/// `left * right`.
+pub fn multiply(left: Obj<'_>, right: Obj<'_>) -> R<Ref> {
+    // SAFETY: both alive.
+    unsafe { Ref::steal(c::PyNumber_Multiply(left.ptr(), right.ptr())) }
+}
+
+/// `-number`.
+pub fn negate(number: Obj<'_>) -> R<Ref> {
+    // SAFETY: alive.
+    unsafe { Ref::steal(c::PyNumber_Negative(number.ptr())) }
+}
+
+/// `object[start:]`.
+pub fn slice_from(object: Obj<'_>, start: usize) -> R<Ref> {
+    // SAFETY: alive; a sequence or an error.
+    unsafe {
+        Ref::steal(c::PySequence_GetSlice(
+            object.ptr(),
+            start as isize,
+            isize::MAX,
+        ))
+    }
+}
+
 /// Whether `object` is a `bytearray` or a `memoryview`, subclasses included.
 pub fn is_mutable_bytes(object: Obj<'_>) -> bool {
     // SAFETY: alive.

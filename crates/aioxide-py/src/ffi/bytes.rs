@@ -1,6 +1,8 @@
 //! `bytes` objects: views of them, and copies into new ones.
 //!
-//! May touch: `bytes` objects, which are only read once they exist.
+//! May touch: `bytes` objects, which are only read once they exist, and `bytearray`s of ours.
+
+use std::mem::MaybeUninit;
 
 use pyo3_ffi as c;
 
@@ -33,6 +35,46 @@ pub fn new(content: &[u8]) -> R<Ref> {
             content.as_ptr().cast(),
             content.len() as isize,
         ))
+    }
+}
+
+/// A new `bytearray` of `len` bytes that nobody has written yet: a place to receive into.
+pub fn new_array(len: usize) -> R<Ref> {
+    // SAFETY: a null pointer means memory of that size, not initialised.
+    unsafe {
+        Ref::steal(c::PyByteArray_FromStringAndSize(
+            std::ptr::null(),
+            len as isize,
+        ))
+    }
+}
+
+/// The length of a `bytearray`.
+pub fn array_len(array: &Ref) -> usize {
+    // SAFETY: callers pass a bytearray.
+    unsafe { c::PyByteArray_Size(array.ptr()) as usize }
+}
+
+/// The first `len` bytes of a `bytearray`, which were written before and which nobody resizes or
+/// writes during the borrow: the caller's own places are seen by C functions only.
+pub fn array_slice(array: &Ref, len: usize) -> &[u8] {
+    let len = len.min(array_len(array));
+    // SAFETY: a bytearray at least as long, unchanged while borrowed (see above).
+    unsafe { std::slice::from_raw_parts(c::PyByteArray_AsString(array.ptr()).cast::<u8>(), len) }
+}
+
+/// At most `len` bytes of a `bytearray` from `start` on, to be written to.
+#[allow(
+    clippy::mut_from_ref,
+    reason = "the memory is Python's, lent to one C call at a time"
+)]
+pub fn array_room(array: &Ref, start: usize, len: usize) -> &mut [MaybeUninit<u8>] {
+    let size = array_len(array);
+    let start = start.min(size);
+    // SAFETY: start and length lie within the bytearray; nobody else looks at this part of it.
+    unsafe {
+        let begin = c::PyByteArray_AsString(array.ptr()).add(start);
+        std::slice::from_raw_parts_mut(begin.cast(), len.min(size - start))
     }
 }
 

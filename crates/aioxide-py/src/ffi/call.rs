@@ -155,6 +155,13 @@ impl<'a> Obj<'a> {
         check(status).map(|()| status != 0)
     }
 
+    /// `self <= other`.
+    pub fn is_at_most(self, other: Obj<'_>) -> R<bool> {
+        // SAFETY: both alive.
+        let status = unsafe { c::PyObject_RichCompareBool(self.ptr(), other.ptr(), c::Py_LE) };
+        check(status).map(|()| status != 0)
+    }
+
     /// `isinstance(self, class)`.
     pub fn isinstance(self, class: Obj<'_>) -> R<bool> {
         // SAFETY: both alive.

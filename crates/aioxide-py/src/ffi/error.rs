@@ -129,6 +129,18 @@ impl Raised {
         })
     }
 
+    /// Clears the indicator without a look at the exception.
+    pub fn clear(self) {
+        // SAFETY: the thread is attached.
+        unsafe { c::PyErr_Clear() }
+    }
+
+    /// Whether the exception is an `Exception`, which `except Exception` would catch.
+    pub fn is_ordinary(&self) -> bool {
+        // SAFETY: a static of the interpreter.
+        self.matches(unsafe { c::PyExc_Exception })
+    }
+
     /// Whether the exception is of `class` (an exception class or a tuple of such).
     pub fn matches(&self, class: *mut PyObject) -> bool {
         // SAFETY: the indicator is set; `class` is alive.

@@ -226,3 +226,9 @@ impl Slot {
         drop(self.take());
     }
 }
+
+impl Default for Slot {
+    fn default() -> Slot {
+        Slot::empty()
+    }
+}

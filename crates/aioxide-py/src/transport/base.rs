@@ -55,6 +55,8 @@ pub struct Fields {
     pub token: Cell<Option<Token>>,
     /// The protocol is a `BufferedProtocol`.
     pub is_buffered: Cell<bool>,
+    /// The protocol is our `TlsProtocol`: ciphertext goes there without a buffer of its own.
+    pub is_tls: Cell<bool>,
     /// A protocol was set: it is told of the lost connection.
     pub is_connected: Cell<bool>,
     /// `server._attach` was called and `_detach` not yet.
@@ -118,6 +120,7 @@ impl Fields {
             descriptor: Descriptor::default(),
             token: Cell::new(None),
             is_buffered: Cell::new(false),
+            is_tls: Cell::new(false),
             is_connected: Cell::new(false),
             is_attached: Cell::new(false),
             event_loop: Slot::empty(),
@@ -221,6 +224,8 @@ impl Fields {
         let class = state().asyncio.buffered_protocol_class.obj();
         let is_buffered = !self.is_pipe() && protocol.isinstance(class)?;
         self.is_buffered.set(is_buffered);
+        self.is_tls
+            .set(is_buffered && super::tls::is_native(protocol));
         self.is_connected.set(true);
         self.process.clear();
         self.protocol.set(Some(protocol.to_ref()));

@@ -5,8 +5,8 @@
 //! `pipe` and `pipe_class` (what ends of pipes do differently, and their types), `datagram`,
 //! `datagram_send` and `datagram_class` (the same of datagrams),
 //! `report` (fatal errors and what the exception handler is told), `server` (accepting),
-//! `sendfile`, `descriptor` (who closes what), `address`. What to do is decided by
-//! `aioxide_core::stream`; this room does the io and calls the protocol.
+//! `sendfile`, `descriptor` (who closes what), `address`, `tls` (TLS over any transport). What to
+//! do is decided by `aioxide_core::stream`; this room does the io and calls the protocol.
 //!
 //! Invariants: no borrow is held while Python code runs, so a protocol may close, abort, write,
 //! pause, or replace itself from any callback; a transport is registered with its loop exactly
@@ -28,6 +28,7 @@ mod sendfile;
 mod server;
 mod stream;
 mod surface;
+mod tls;
 mod write;
 
 use std::cell::RefCell;
@@ -45,6 +46,7 @@ pub use class::{build_type, loop_methods};
 pub use datagram_class::build_type as build_datagram_type;
 pub use pipe_class::{build_read_pipe_type, build_write_pipe_type};
 pub use sendfile::build_type as build_file_sender_type;
+pub use tls::{Ssl, build_tls_protocol_type, build_tls_transport_type};
 
 /// What all transports of one loop share; lives in the loop.
 #[derive(Default)]
@@ -53,6 +55,8 @@ pub struct PerLoop {
     receive: RefCell<Option<ReceiveBuffer>>,
     /// Landing place of datagrams, made at the first ones; taken out while they are delivered.
     batch: RefCell<Option<Box<ReceiveBatch>>>,
+    /// A `bytearray` where TLS plaintext is collected, made at the first need.
+    plain: RefCell<Option<Ref>>,
     /// The transport that uses each descriptor, not kept alive by this table.
     by_fd: RefCell<HashMap<RawFd, *mut PyObject>>,
 }
@@ -103,6 +107,27 @@ impl PerLoop {
     fn give_batch(&self, batch: Box<ReceiveBatch>) {
         let other = self.batch.borrow_mut().replace(batch);
         drop(other);
+    }
+
+    /// Takes the receive buffer out, for whoever calls Python while it holds what came; give it
+    /// back by `put_receive`.
+    fn take_receive(&self) -> ReceiveBuffer {
+        self.receive.borrow_mut().take().unwrap_or_default()
+    }
+
+    fn put_receive(&self, place: ReceiveBuffer) {
+        *self.receive.borrow_mut() = Some(place);
+    }
+
+    /// Takes the place for plaintext out, of `len` bytes; give it back by `put_plain`.
+    fn take_plain(&self, len: usize) -> R<Ref> {
+        let kept = self.plain.borrow_mut().take();
+        kept.map_or_else(|| bytes::new_array(len), Ok)
+    }
+
+    fn put_plain(&self, place: Ref) {
+        let old = self.plain.borrow_mut().replace(place);
+        drop(old);
     }
 
     /// Notes that `transport` uses `fd`, until `detach`.

@@ -129,7 +129,7 @@ pub fn log_debug(format: &str, args: &[Obj<'_>]) -> R<()> {
 }
 
 /// `logger.debug(format, *args, exc_info=exc)`.
-fn log_debug_of(format: &str, args: &[Obj<'_>], exc: Option<Obj<'_>>) -> R<()> {
+pub fn log_debug_of(format: &str, args: &[Obj<'_>], exc: Option<Obj<'_>>) -> R<()> {
     let logger = state().asyncio.logger.obj();
     let format = string(format)?;
     let mut values = vec![format.obj()];

@@ -1,7 +1,8 @@
 //! Accepting connections: the loop methods behind `asyncio.Server`.
 //!
 //! Duty: watch a listening socket, accept up to a backlog per wake-up, and open a transport for
-//! each connection without a task; TLS connections go on to the package's `_accept_ssl`. May touch:
+//! each connection without a task; in debug mode TLS connections go on to the package's
+//! `_accept_ssl`, which waits for the handshake to say why it failed. May touch:
 //! the listener, the loop's readers and timers. Invariants: an accepted descriptor is owned by
 //! somebody at every moment, so none is left open whatever raises; running out of descriptors
 //! stops accepting for a second and never the server.
@@ -18,6 +19,7 @@ use super::base::Fields;
 use super::class;
 use super::descriptor::{Descriptor, SocketKind};
 use super::open::{self, Opening};
+use super::tls::{self, Making};
 use super::{address, report};
 use crate::event_loop;
 use crate::ffi::call::{import, int, interned};
@@ -80,6 +82,24 @@ impl<'a> Serving<'a> {
             server,
             context,
         })
+    }
+}
+
+impl<'a> Serving<'a> {
+    /// What the TLS of one connection is made of; nobody waits for its handshake.
+    fn making(&self, opening: &Opening<'a>, context: Obj<'a>) -> Making<'a> {
+        let given = |index: usize| Some(self.all[index]).filter(|value: &Obj<'_>| !value.is_none());
+        Making {
+            event_loop: opening.event_loop,
+            app: opening.protocol,
+            context,
+            waiter: None,
+            is_server: true,
+            server_hostname: None,
+            tells_made: true,
+            handshake_seconds: given(5),
+            shutdown_seconds: given(6),
+        }
     }
 }
 
@@ -206,12 +226,16 @@ fn connection(
         Some(context) => context::copy(context)?,
         None => context::copy_current()?,
     };
-    if serving.tls.is_some() || is_debug {
+    if is_debug {
         return connection_by_socket(event_loop, serving, fd, kind, peer, &own);
     }
     let opened = within(own.obj(), || {
         let protocol = serving.factory.call0()?;
         let opening = opening(event_loop, serving, protocol.obj(), Some(own.obj()));
+        if let Some(tls_context) = serving.tls {
+            let making = serving.making(&opening, tls_context);
+            return tls::accept(fd, kind, peer, &making, &opening);
+        }
         let transport = class::allocate(
             state().types.stream_transport.obj(),
             Fields::new(Rules::Socket),
@@ -255,7 +279,7 @@ fn within<T>(context: Obj<'_>, body: impl FnOnce() -> R<T>) -> R<T> {
     left.map(|()| value)
 }
 
-/// An accepted connection as a socket object: for TLS, and for debug mode's log.
+/// An accepted connection as a socket object: for debug mode's log.
 fn connection_by_socket(
     event_loop: Obj<'_>,
     serving: &Serving<'_>,

@@ -18,7 +18,9 @@ use aioxide_core::stream::{Action, Step};
 use super::base::{Fields, fields};
 use super::report::{self, fatal, fatal_callback};
 use super::sendfile;
+use super::tls;
 use super::write::{settle, transmit};
+use crate::event_loop;
 use crate::ffi::buffer::Buffer;
 use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Obj, R, Raised, Ref, builtin, bytes, context};
@@ -73,6 +75,9 @@ pub fn run_in(context: Option<Ref>, body: impl FnOnce() -> R<()>) -> R<()> {
 
 /// One read, and its delivery.
 fn read(transport: Obj<'_>, this: &Fields) -> R<()> {
+    if this.is_tls.get() {
+        return read_into_tls(transport, this);
+    }
     if this.is_buffered.get() {
         return read_into_protocol(transport, this);
     }
@@ -135,6 +140,28 @@ fn read_into_protocol(transport: Obj<'_>, this: &Fields) -> R<()> {
             fatal_callback(transport, raised, message)
         }
     }
+}
+
+/// One read for our own TLS protocol, from the loop's receive buffer into the session.
+fn read_into_tls(transport: Obj<'_>, this: &Fields) -> R<()> {
+    let protocol = this.protocol.get_or_none();
+    let event_loop = this.event_loop.get_or_none();
+    let Some(native) = event_loop::native(event_loop.obj()) else {
+        return Err(Raised::runtime("the transport has no event loop"));
+    };
+    // Out of the loop meanwhile: what is decrypted is delivered, and may read elsewhere.
+    let mut place = native.transports().take_receive();
+    let received = this.descriptor.with(&this.socket, |fd| place.receive(fd));
+    let result = match received {
+        Ok([]) => read_eof(transport, this),
+        Ok(ciphertext) => tls::receive(protocol.obj(), ciphertext).or_else(|raised| {
+            let message = "Fatal error: protocol.buffer_updated() call failed.";
+            fatal_callback(transport, raised, message)
+        }),
+        Err(error) => read_failed(transport, &error),
+    };
+    native.transports().put_receive(place);
+    result
 }
 
 /// A target that is no plain writable memory: the socket object says what it thinks of it.

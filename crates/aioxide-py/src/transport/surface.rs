@@ -138,7 +138,7 @@ pub fn writelines(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
 
 /// The one argument of a method that has one, by position or name.
 #[inline]
-fn only<'a>(args: &Args<'a>, signature: &Signature) -> R<Obj<'a>> {
+pub fn only<'a>(args: &Args<'a>, signature: &Signature) -> R<Obj<'a>> {
     if let ([value], false) = (args.positional(), args.has_named()) {
         return Ok(*value);
     }

@@ -1,0 +1,155 @@
+//! Plaintext out: what a write queues, and how the queue is encrypted and leaves.
+//!
+//! Duty: turn what Python hands in into chunks, encrypt them a piece at a time, pass the ciphertext
+//! on. May touch: the engine and the transport below. Invariants: `bytes` are held and never
+//! copied, anything else is copied at `write()`; no borrow is held while the library runs.
+#![forbid(unsafe_code)]
+
+use aioxide_core::tls::{PIECE_BYTES, Step, WritePlan};
+
+use super::fields::{Chunk, Fields, app_fields, fields};
+use super::read::Input;
+use super::report;
+use super::run::run;
+use crate::ffi::buffer::Buffer;
+use crate::ffi::object::none_ref;
+use crate::ffi::{Obj, R, Raised, Ref, builtin, bytes};
+use crate::state::state;
+use crate::transport::report::log_warning;
+
+const FAILED: &str = "Fatal error on SSL protocol";
+
+/// `TlsTransport.write(data)`.
+pub fn write(transport: Obj<'_>, data: Obj<'_>) -> R<Ref> {
+    let is_bytes = bytes::slice(data).is_some();
+    if !is_bytes && !builtin::is_mutable_bytes(data) {
+        let name = builtin::type_name(data)?;
+        return Err(Raised::type_error(&format!(
+            "data: expecting a bytes-like instance, got {name}"
+        )));
+    }
+    if builtin::len(data)? == 0 {
+        return Ok(none_ref());
+    }
+    let Some(protocol) = app_fields(transport).protocol.get() else {
+        return Ok(none_ref());
+    };
+    let this = fields(protocol.obj());
+    if let WritePlan::Lost { warn } = this.with(|tls| tls.handle_write()) {
+        return lost_write(warn);
+    }
+    match chunk(data) {
+        Ok(chunk) => queue(protocol.obj(), this, vec![chunk]),
+        Err(raised) => failed(protocol.obj(), raised),
+    }
+}
+
+/// `TlsTransport.writelines(list_of_data)`, and `_write_appdata`.
+pub fn writelines(protocol: Obj<'_>, lines: Obj<'_>) -> R<Ref> {
+    let this = fields(protocol);
+    if let WritePlan::Lost { warn } = this.with(|tls| tls.handle_write()) {
+        return lost_write(warn);
+    }
+    let iterator = builtin::iter(lines)?;
+    let (mut chunks, mut failure) = (Vec::new(), None);
+    while let Some(line) = builtin::next(iterator.obj())? {
+        // A line without a length is the caller's mistake, one without bytes the connection's end.
+        builtin::len(line.obj())?;
+        match chunk(line.obj()) {
+            Ok(chunk) => chunks.push(chunk),
+            Err(raised) if failure.is_none() => failure = Some(raised.take()),
+            Err(raised) => raised.clear(),
+        }
+    }
+    if let Some(exc) = failure {
+        return failed(protocol, Raised::throw(exc));
+    }
+    // Asked again: iterating may have run anything.
+    if let WritePlan::Lost { warn } = this.with(|tls| tls.handle_write()) {
+        return lost_write(warn);
+    }
+    queue(protocol, this, chunks)
+}
+
+fn failed(protocol: Obj<'_>, raised: Raised) -> R<Ref> {
+    if !raised.is_ordinary() {
+        return Err(raised);
+    }
+    let exc = raised.take();
+    report::fatal(protocol, exc.obj(), FAILED).map(|()| none_ref())
+}
+
+#[cold]
+fn lost_write(warn: bool) -> R<Ref> {
+    if warn {
+        log_warning("SSL connection is closed")?;
+    }
+    Ok(none_ref())
+}
+
+/// The bytes of `data`, held or copied.
+fn chunk(data: Obj<'_>) -> R<Chunk> {
+    if bytes::slice(data).is_some() {
+        return Ok(Chunk(data.to_ref()));
+    }
+    let buffer = Buffer::readable(data)?;
+    bytes::new(buffer.as_slice()).map(Chunk)
+}
+
+fn queue(protocol: Obj<'_>, this: &Fields, chunks: Vec<Chunk>) -> R<Ref> {
+    let empty: Vec<Chunk> = this.with(|tls| {
+        let queued = chunks.into_iter().map(|chunk| tls.handle_queued(chunk));
+        queued.filter_map(Result::err).collect()
+    });
+    drop(empty);
+    let step = this.with(|tls| tls.handle_write_end());
+    run(protocol, this, step, &mut Input::default()).map(|()| none_ref())
+}
+
+/// Queues `data` and encrypts nothing: what CPython's tests fill the backlog with.
+pub fn append_backlog(protocol: Obj<'_>, data: Obj<'_>) -> R<Ref> {
+    let chunk = chunk(data)?;
+    let refused = fields(protocol).with(|tls| tls.handle_queued(chunk).err());
+    drop(refused);
+    Ok(none_ref())
+}
+
+/// Encrypts a piece of the front of the backlog.
+pub fn encrypt(this: &Fields, step: &mut Step) -> R<()> {
+    let front = this.with(|tls| {
+        let backlog = tls.backlog();
+        let unsent = backlog.slices().next().map_or(0, <[u8]>::len);
+        backlog.iter().next().map(|chunk| (chunk.0.clone(), unsent))
+    });
+    let Some((chunk, unsent)) = front else {
+        return Ok(());
+    };
+    let all = bytes::slice(chunk.obj()).unwrap_or_default();
+    let piece = &all[all.len() - unsent..];
+    let piece = &piece[..piece.len().min(PIECE_BYTES)];
+    let Some(len) = this.engine.write(chunk.obj(), piece)? else {
+        this.with(|tls| tls.handle_encrypt_blocked(step));
+        return Ok(());
+    };
+    let mut spent = Vec::new();
+    this.with(|tls| tls.handle_encrypted(step, len, &mut spent));
+    drop(spent);
+    Ok(())
+}
+
+/// Moves all ciphertext to the transport below.
+pub fn send(this: &Fields) -> R<()> {
+    let Some(transport) = this.transport.get() else {
+        return Ok(());
+    };
+    let data = this.engine.take_outgoing()?;
+    this.with(|tls| tls.handle_outgoing(0));
+    if builtin::len(data.obj())? == 0 {
+        return Ok(());
+    }
+    if this.is_over_stream.get() {
+        return crate::transport::write::write(transport.obj(), data.obj()).map(drop);
+    }
+    let name = state().names.write.obj();
+    transport.obj().call_method1(name, data.obj()).map(drop)
+}
