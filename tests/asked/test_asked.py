@@ -12,12 +12,14 @@ import re
 
 import page
 import pytest
-from lessons import CONTROL, LESSONS, LOOPS, MODULES, PEERS, Either, Has, Skips
+from lessons import CONTROL, LESSONS, LOOPS, MODULES, PEERS, Claim, Either, Has, Skips
 
 from conftest import PEERS_FOLDER, Outcomes, installed
 
 for _module in MODULES:
     importlib.import_module(f"lessons.{_module}")
+
+PEER_TRIES = 3
 
 CASES = [
     pytest.param(name, loop, marks=pytest.mark.asks(name, loop), id=f"{name}-{loop}")
@@ -34,13 +36,21 @@ def test_claim(name: str, loop: str, outcomes: Outcomes) -> None:
         pytest.skip(f"not claimed: {claim.reason}")
     if not installed(loop):
         pytest.skip(f"{loop} is not installed in {PEERS_FOLDER}: no wheel for this Python")
-    outcome = outcomes(lesson, loop)
+    wrong = disagrees(claim, outcomes(lesson, loop))
+    # A busy machine can make a peer miss a time limit; ours must not.
+    tries = PEER_TRIES if loop in PEERS else 1
+    while wrong and (tries := tries - 1):
+        wrong = disagrees(claim, outcomes(lesson, loop, again=True))
+    assert not wrong, f"{lesson.complaint} ({lesson.reference}): {wrong}"
+
+
+def disagrees(claim: Claim | None, outcome: str) -> str:
+    """Say what speaks against a claim, if anything."""
     if not (isinstance(claim, Has) and claim.now):
-        assert outcome == "passed", f"{lesson.complaint} ({lesson.reference})"
-    elif outcome == "passed":
-        assert isinstance(claim, Either), "does right now: the claim that it has the bug is old"
-    else:
-        assert re.search(claim.pattern, outcome), f"claimed: {claim.pattern}; seen: {outcome}"
+        return "" if outcome == "passed" else outcome
+    if outcome == "passed":
+        return "" if isinstance(claim, Either) else "does right now: that it has the bug is old"
+    return "" if re.search(claim.pattern, outcome) else f"{outcome} instead of {claim.pattern}"
 
 
 @pytest.mark.parametrize("peer", PEERS)

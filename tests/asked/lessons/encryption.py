@@ -130,7 +130,6 @@ async def close_of_tls13() -> None:
 
 @lesson(
     "uvloop#564, cpython#109051",
-    aioxide=Has("AssertionError"),
     asyncio=Has("AssertionError"),
     uvloop=Has("AssertionError"),
     rloop=Has("NotImplementedError"),
@@ -332,7 +331,6 @@ def resident_kib() -> int:
 
 @lesson(
     "cpython#109534, uvloop#565",
-    aioxide=Has("KiB for each"),
     asyncio=Has("KiB for each"),
     uvloop=Skips("allocates as much, but leaves it untouched until a first large read"),
     rloop=Has("NotImplementedError"),
