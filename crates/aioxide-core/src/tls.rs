@@ -206,9 +206,9 @@ impl<C: AsRef<[u8]>> Tls<C> {
         self.state == State::Flushing
     }
 
-    /// Whether the engine's plaintext is to be delivered.
+    /// Whether the engine's plaintext is to be delivered: nothing comes after the end.
     pub fn is_readable(&self) -> bool {
-        !self.reading_paused && self.is_established()
+        !self.reading_paused && self.is_established() && self.app == App::Made
     }
 
     /// Whether the session can carry data.

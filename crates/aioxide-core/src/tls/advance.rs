@@ -112,7 +112,7 @@ impl<C: AsRef<[u8]>> Tls<C> {
         if !self.is_established() {
             return None;
         }
-        if self.reading_paused {
+        if !self.is_readable() {
             // The end of the handshake, and what was written before, do not wait for the reader.
             step.push(&[Phase::Written, Phase::ControlReading, Phase::GuardEnd]);
             return None;

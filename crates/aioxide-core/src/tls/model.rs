@@ -154,7 +154,7 @@ impl Model {
     }
 
     fn try_read(&mut self) -> Result<(), Failed> {
-        if !self.reading_paused {
+        if !self.reading_paused && self.app == App::Made {
             let (total, end) = self.world.read();
             if matches!(end, Engine::Failed) {
                 return Err(Failed);
