@@ -261,3 +261,31 @@ async def test_a_factory_that_raises(lib: Any, place: Path) -> None:
     server.close()
     await io_turns()
     await server.wait_closed()
+
+
+@on_loop
+async def test_whoever_looks_for_blocking_calls(
+    lib: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Detectors of blocking calls replace functions of `os`; they excuse asyncio by its file."""
+    if not lib.native_loop:
+        return  # excused
+
+    def blocks(*args: Any, **options: Any) -> None:
+        raise AssertionError("a call that blocks")
+
+    for name in ("stat", "lstat", "remove", "unlink", "sendfile"):
+        monkeypatch.setattr(os, name, blocks)
+    for _ in range(2):
+        server = await serve("s")
+        server.close()
+        await server.wait_closed()
+    server = await serve("s")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open("file", "wb+") as file:  # noqa: ASYNC230
+        ours.setblocking(False)
+        file.write(b"content")
+        file.flush()
+        assert await lib.loop.sock_sendfile(ours, file) == 7
+    server.close()
+    monkeypatch.undo()
