@@ -142,10 +142,10 @@ async def walk(seed, family):
                     await turns(rng.randrange(5))
                 if number % 100 == 99:
                     # Loopback UDP drops what does not fit into the sink's buffer.
-                    while source.get_write_buffer_size():
+                    while source._buffer:
                         await turns(1)
                     await io_turns()
-            while source.get_write_buffer_size():
+            while source._buffer:
                 await turns(1)
             failed = shim.faulty_failed_sends() - before[0]
             await heard.when(lambda: len(heard.data) >= COUNT - failed)

@@ -43,6 +43,18 @@ impl AsRef<[u8]> for Chunk {
     }
 }
 
+/// A native loop, kept alive while this is held: for who asks it several things in a row.
+pub struct HeldLoop(Ref);
+
+impl std::ops::Deref for HeldLoop {
+    type Target = LoopFields;
+
+    #[inline]
+    fn deref(&self) -> &LoopFields {
+        event_loop::fields(self.0.obj())
+    }
+}
+
 /// The fields of a stream transport, behind those of its asyncio base.
 pub struct Fields {
     /// Whether this is a socket, or an end of a pipe.
@@ -165,6 +177,16 @@ impl Fields {
             .and_then(|event_loop| event_loop::native(event_loop.obj()))
         {
             Some(native) => Ok(body(native)),
+            None => Err(Raised::runtime("the transport has no event loop")),
+        }
+    }
+
+    /// The native loop; RuntimeError where there is none (any more).
+    #[inline]
+    pub fn hold_loop(&self) -> R<HeldLoop> {
+        // Only native loops come into the field.
+        match self.event_loop.get() {
+            Some(event_loop) => Ok(HeldLoop(event_loop)),
             None => Err(Raised::runtime("the transport has no event loop")),
         }
     }

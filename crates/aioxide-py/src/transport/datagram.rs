@@ -25,7 +25,7 @@ use aioxide_core::backend::Readiness;
 use aioxide_core::backend::sys::{RECEIVE_BATCH_MAX, SocketAddress};
 
 use super::address;
-use super::base::{Fields, fields};
+use super::base::{Fields, HeldLoop, fields};
 use super::datagram_send::transmit;
 use super::descriptor::SocketKind;
 use super::open::{Opening, open_socket};
@@ -73,7 +73,7 @@ pub struct Datagrams {
     /// The socket is connected, so datagrams are sent without an address.
     pub has_peer: Cell<bool>,
     /// The last address that was converted, in both forms: most come again at once.
-    known: Cell<Option<SocketAddress>>,
+    known: RefCell<Option<SocketAddress>>,
     known_object: Slot,
     /// Received and not yet delivered.
     held: RefCell<VecDeque<(Ref, Ref)>>,
@@ -92,7 +92,7 @@ impl Datagrams {
             remote: Slot::empty(),
             has_remote: Cell::new(false),
             has_peer: Cell::new(false),
-            known: Cell::new(None),
+            known: RefCell::new(None),
             known_object: Slot::empty(),
             held: RefCell::default(),
             room: Cell::new(ROOM_MIN),
@@ -105,16 +105,11 @@ impl Datagrams {
         [&self.remote, &self.known_object]
     }
 
-    /// Drops what was received and not delivered: the transport closes.
-    fn forget_held(&self) {
+    /// Drops what a lost transport has no use for, what was not delivered among it.
+    pub fn let_go(&self) {
         let held = std::mem::take(&mut *self.held.borrow_mut());
         drop(held);
-    }
-
-    /// Drops what a lost transport has no use for.
-    pub fn let_go(&self) {
-        self.forget_held();
-        self.known.set(None);
+        self.known.replace(None);
         self.known_object.clear();
     }
 
@@ -125,10 +120,12 @@ impl Datagrams {
 
     /// An address as Python has it.
     fn to_python(&self, address: &SocketAddress) -> R<Ref> {
-        if let Some(known) = self.known.get() {
-            if known.as_bytes() == address.as_bytes() {
-                return Ok(self.known_object.get_or_none());
-            }
+        let is_known = match &*self.known.borrow() {
+            Some(known) => known.as_bytes() == address.as_bytes(),
+            None => false,
+        };
+        if is_known {
+            return Ok(self.known_object.get_or_none());
         }
         let Some(object) = address::to_python(address)? else {
             // A sender without a name has no address at all.
@@ -141,7 +138,7 @@ impl Datagrams {
     /// An address as the kernel has it; `None` where the socket object must be asked.
     pub fn to_kernel(&self, object: Obj<'_>) -> R<Option<SocketAddress>> {
         if self.known_object.ptr() == object.ptr() {
-            return Ok(self.known.get());
+            return Ok(*self.known.borrow());
         }
         let Some(address) = address::from_python(self.family.get(), object)? else {
             return Ok(None);
@@ -151,9 +148,10 @@ impl Datagrams {
     }
 
     fn remember(&self, address: SocketAddress, object: Obj<'_>) {
-        self.known.set(None);
+        // Without its other form while that is exchanged, which may run anything.
+        self.known.replace(None);
         self.known_object.set(Some(object.to_ref()));
-        self.known.set(Some(address));
+        self.known.replace(Some(address));
     }
 }
 
@@ -242,22 +240,9 @@ pub fn go_on_later(this: &Fields) -> R<()> {
 
 // ---- receiving ----------------------------------------------------------------------------------
 
-/// What was scheduled so far: delivery goes on at once while this does not change.
-fn mark(this: &Fields) -> R<(usize, usize, bool)> {
-    this.in_loop(|native| native.scheduled())
-}
-
-fn may_go_on(this: &Fields, before: (usize, usize, bool)) -> bool {
-    if !this.with(|stream| stream.handle_readable()) {
-        return false;
-    }
-    match mark(this) {
-        Ok(now) => now == before,
-        Err(raised) => {
-            drop(raised.take());
-            false
-        }
-    }
+/// Whether the next datagram may follow at once: `native` had scheduled `before`.
+fn may_go_on(this: &Fields, native: &HeldLoop, before: (usize, usize, bool)) -> bool {
+    native.scheduled() == before && this.with(|stream| stream.handle_readable())
 }
 
 /// Calls `datagram_received()`. *Errors*: only `SystemExit` and `KeyboardInterrupt`.
@@ -275,7 +260,8 @@ fn deliver(transport: Obj<'_>, this: &Fields, data: Obj<'_>, sender: Obj<'_>) ->
 
 /// One system call, and the delivery of what it gave.
 fn receive_batch(transport: Obj<'_>, this: &Fields, own: &Datagrams) -> R<()> {
-    let mut batch = this.in_loop(|native| native.transports().take_batch())?;
+    let native = this.hold_loop()?;
+    let mut batch = native.transports().take_batch();
     let room = own.room.get();
     let count = match this
         .descriptor
@@ -283,14 +269,14 @@ fn receive_batch(transport: Obj<'_>, this: &Fields, own: &Datagrams) -> R<()> {
     {
         Ok(count) => count,
         Err(error) => {
-            this.in_loop(|native| native.transports().give_batch(batch))?;
+            native.transports().give_batch(batch);
             own.room.set(ROOM_MIN);
             return receive_failed(this, &error);
         }
     };
     // Room for twice what came: many small wakes stay cheap, and a burst is soon read in few.
     own.room.set((2 * count).clamp(ROOM_MIN, RECEIVE_BATCH_MAX));
-    let before = mark(this)?;
+    let before = native.scheduled();
     let mut result = Ok(());
     let mut next = 0;
     while let Some((content, sender)) = batch.get(next) {
@@ -298,7 +284,7 @@ fn receive_batch(transport: Obj<'_>, this: &Fields, own: &Datagrams) -> R<()> {
         let data = bytes::new(content)?;
         let sender = own.to_python(sender)?;
         result = deliver(transport, this, data.obj(), sender.obj());
-        if result.is_err() || !may_go_on(this, before) {
+        if result.is_err() || !may_go_on(this, &native, before) {
             break;
         }
     }
@@ -307,36 +293,24 @@ fn receive_batch(transport: Obj<'_>, this: &Fields, own: &Datagrams) -> R<()> {
         next += 1;
         rest.push_back((bytes::new(content)?, own.to_python(sender)?));
     }
-    if let Err(raised) = this.in_loop(|native| native.transports().give_batch(batch)) {
-        // The transport lost its loop meanwhile; the loop makes another place when it needs one.
-        drop(raised.take());
+    native.transports().give_batch(batch);
+    if !rest.is_empty() {
+        own.held.borrow_mut().extend(rest);
+        go_on_later(this)?;
     }
-    hold(this, own, rest)?;
     result
 }
 
-/// Keeps what could not be delivered yet. A transport that closed meanwhile has no use for it.
-fn hold(this: &Fields, own: &Datagrams, rest: VecDeque<(Ref, Ref)>) -> R<()> {
-    if rest.is_empty() || this.with(|stream| stream.is_closing()) {
-        drop(rest);
-        return Ok(());
-    }
-    own.held.borrow_mut().extend(rest);
-    go_on_later(this)
-}
-
 fn deliver_held(transport: Obj<'_>, this: &Fields, own: &Datagrams) -> R<()> {
-    let before = mark(this)?;
+    let native = this.hold_loop()?;
+    let before = native.scheduled();
     loop {
         let first = own.held.borrow_mut().pop_front();
         let Some((data, sender)) = first else {
             return Ok(());
         };
         let result = deliver(transport, this, data.obj(), sender.obj());
-        if this.with(|stream| stream.is_closing()) {
-            own.forget_held();
-        }
-        if result.is_err() || !may_go_on(this, before) {
+        if result.is_err() || !may_go_on(this, &native, before) {
             go_on_later(this)?;
             return result;
         }
@@ -345,14 +319,14 @@ fn deliver_held(transport: Obj<'_>, this: &Fields, own: &Datagrams) -> R<()> {
 
 /// One system call for each datagram, as many as the wakes before let expect.
 fn receive_singly(transport: Obj<'_>, this: &Fields, own: &Datagrams) -> R<()> {
-    let before = mark(this)?;
+    let native = this.hold_loop()?;
+    let before = native.scheduled();
     let room = own.room.get();
     for count in 0..room {
-        let received = this.in_loop(|native| {
-            let place = native.transports();
-            this.descriptor
-                .with(&this.socket, |fd| Ok(place.receive_from(fd)))
-        })?;
+        let place = native.transports();
+        let received = this
+            .descriptor
+            .with(&this.socket, |fd| Ok(place.receive_from(fd)));
         let (data, sender) = match received.unwrap_or_else(|error| Ok(Err(error)))? {
             Ok(received) => received,
             Err(error) => {
@@ -362,7 +336,7 @@ fn receive_singly(transport: Obj<'_>, this: &Fields, own: &Datagrams) -> R<()> {
         };
         let sender = own.to_python(&sender)?;
         deliver(transport, this, data.obj(), sender.obj())?;
-        if !may_go_on(this, before) {
+        if !may_go_on(this, &native, before) {
             return Ok(());
         }
     }

@@ -30,6 +30,8 @@ pub const SEND_BATCH_MAX: usize = 32;
 /// One per loop. Its memory is mapped when first touched, so small datagrams cost a page each.
 pub struct ReceiveBatch {
     bytes: Box<[u8]>,
+    /// Where the kernel writes the senders; what is behind their lengths is from earlier calls.
+    addresses: Box<[sockaddr_storage; RECEIVE_BATCH_MAX]>,
     /// Length of each datagram, and its sender.
     received: Vec<(usize, SocketAddress)>,
 }
@@ -38,6 +40,8 @@ impl Default for ReceiveBatch {
     fn default() -> Self {
         Self {
             bytes: vec![0; RECEIVE_BATCH_MAX * DATAGRAM_MAX_BYTES].into_boxed_slice(),
+            // SAFETY: addresses of zeros are valid ones of family AF_UNSPEC.
+            addresses: Box::new(unsafe { mem::zeroed() }),
             received: Vec::with_capacity(RECEIVE_BATCH_MAX),
         }
     }
@@ -59,36 +63,43 @@ impl ReceiveBatch {
     pub fn receive(&mut self, fd: BorrowedFd<'_>, room: usize) -> io::Result<usize> {
         let room = room.clamp(1, RECEIVE_BATCH_MAX);
         self.received.clear();
-        // SAFETY: addresses, vectors and headers of zeros are valid ones that point nowhere.
-        let mut addresses: [sockaddr_storage; RECEIVE_BATCH_MAX] = unsafe { mem::zeroed() };
-        // SAFETY: as above.
-        let mut vectors: [iovec; RECEIVE_BATCH_MAX] = unsafe { mem::zeroed() };
-        // SAFETY: as above.
-        let mut headers: [mmsghdr; RECEIVE_BATCH_MAX] = unsafe { mem::zeroed() };
+        let mut vectors = [const { MaybeUninit::<iovec>::uninit() }; RECEIVE_BATCH_MAX];
+        let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; RECEIVE_BATCH_MAX];
         let places = self.bytes.chunks_exact_mut(DATAGRAM_MAX_BYTES).take(room);
-        let parts = addresses.iter_mut().zip(&mut vectors).zip(&mut headers);
+        let parts = self
+            .addresses
+            .iter_mut()
+            .zip(&mut vectors)
+            .zip(&mut headers);
         for (place, ((address, vector), header)) in places.zip(parts) {
-            vector.iov_base = place.as_mut_ptr().cast::<c_void>();
-            vector.iov_len = place.len();
+            let vector = vector.write(iovec {
+                iov_base: place.as_mut_ptr().cast::<c_void>(),
+                iov_len: place.len(),
+            });
+            // SAFETY: a header of zeros is a valid one that points nowhere.
+            let header = header.write(unsafe { mem::zeroed() });
             header.msg_hdr.msg_name = (&raw mut *address).cast::<c_void>();
             header.msg_hdr.msg_namelen = size_of::<sockaddr_storage>() as socklen_t;
             header.msg_hdr.msg_iov = vector;
             header.msg_hdr.msg_iovlen = 1;
         }
+        let headers = headers.as_mut_ptr().cast::<mmsghdr>();
         let count = uninterrupted(|| {
             // SAFETY: `room` headers, each of which points at an address, a vector and bytes of
             // ours that live and are not otherwise used until the call is over; no time limit.
             check(unsafe {
                 libc::recvmmsg(
                     fd.as_raw_fd(),
-                    headers.as_mut_ptr(),
+                    headers,
                     room as c_uint,
                     libc::MSG_DONTWAIT as _,
                     std::ptr::null_mut(),
                 )
             })
         })?;
-        let filled = headers.iter().zip(&addresses).take(count as usize);
+        // SAFETY: the first `room` headers were written above, and `count` is at most `room`.
+        let headers = unsafe { std::slice::from_raw_parts(headers, room.min(count as usize)) };
+        let filled = headers.iter().zip(self.addresses.iter());
         self.received.extend(filled.map(|(header, address)| {
             let address = SocketAddress::new(*address, header.msg_hdr.msg_namelen as usize);
             (header.msg_len as usize, address)

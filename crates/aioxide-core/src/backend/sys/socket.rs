@@ -44,6 +44,9 @@ impl SocketAddress {
     /// The address family (`AF_INET`, `AF_INET6`, `AF_UNIX`); `AF_UNSPEC` for an empty address.
     #[must_use]
     pub fn family(&self) -> i32 {
+        if self.len < size_of::<libc::sa_family_t>() {
+            return libc::AF_UNSPEC;
+        }
         i32::from(self.storage.ss_family)
     }
 
