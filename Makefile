@@ -107,7 +107,7 @@ servers: ## Installs the servers that tests/apps starts, where this machine lets
 	@tools/servers
 
 .PHONY: test-python
-test-python: build servers $(STAMPS)/peers ## Runs the Python tests (PYTEST_ARGS="-k name" picks some)
+test-python: build servers $(STAMPS)/peers $(STAMPS)/uvloop ## Runs the Python tests (PYTEST_ARGS="-k name" picks some)
 	$(PY) -P -m pytest $(PYTEST_ARGS)
 
 .PHONY: test-all
