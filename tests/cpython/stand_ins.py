@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import asyncio.base_events
 import asyncio.selector_events
+import asyncio.sslproto
 import asyncio.unix_events
 import importlib
 from collections.abc import Callable, Generator
@@ -131,6 +132,10 @@ def replace_loops(loop: str, module: str) -> None:
     home, _, name = loop.partition(":")
     base = getattr(importlib.import_module(home), name)
     counting(base)
+    native = getattr(importlib.import_module(home), "_aioxide", None)
+    if native is not None:
+        # What `test_sslproto` constructs, and patches to see a connection begin.
+        asyncio.sslproto.SSLProtocol = native.TlsProtocol  # type: ignore[misc]
     module = module.removeprefix("test.test_asyncio.")
     # First: it is a subclass of the class that is replaced below.
     utils: Any = importlib.import_module("test.test_asyncio.utils")
