@@ -10,7 +10,16 @@ import sys
 from typing import Any
 
 import pytest
-from tlswire import HOST, ROLES, TLS_ROUTES, client_context, is_server, server_context, tls_link
+from tlswire import (
+    HOST,
+    ROLES,
+    TLS_ROUTES,
+    TlsPeer,
+    client_context,
+    is_server,
+    server_context,
+    tls_link,
+)
 from wire import BufferedRecorder, Recorder, io_turns, on_loop, stock_at, until
 
 routes = pytest.mark.parametrize("route", TLS_ROUTES)
@@ -167,13 +176,15 @@ async def test_pause_and_resume_reading(lib: Any, route: str) -> None:
         transport.pause_reading()
         transport.pause_reading()
         lib.note(transport.is_reading())
-        peer.send(b"one")
-        peer.goodbye()
+        peer.lower.send(peer.records(b"one") + peer.farewell())
         await io_turns()
         assert protocol.calls == ["CM"]
         transport.resume_reading()
         transport.resume_reading()
         lib.note(transport.is_reading())
+        await protocol.seen("ER")
+        if isinstance(peer.lower, TlsPeer):
+            peer.lower.goodbye()
         await protocol.seen("CL")
         assert bytes(protocol.data) == b"one" and protocol.grammar == "CM DR ER CL"
         lib.note(protocol.lost_with)
