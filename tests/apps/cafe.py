@@ -126,7 +126,8 @@ async def download(req: Request, res: Answer, count: int) -> None:
 
 @app.route("/hang")
 async def hang(req: Request, res: Answer) -> None:
-    """Wait for the guest to leave."""
+    """Tell that somebody waits, and wait for them to leave."""
+    left.put_nowait("nobody yet")
     while (await req.receive())["type"] != "http.disconnect":
         continue
     left.put_nowait("a request")

@@ -82,7 +82,7 @@ def test_cancelled_and_late_calls(run: Run, context: Any) -> None:
         loop = asyncio.get_running_loop()
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             assert await loop.run_in_executor(pool, pow, 1, 1) == 1
-            begun = loop.run_in_executor(pool, time.sleep, 0.3)
+            begun = loop.run_in_executor(pool, time.sleep, 0.6)
             queued = [loop.run_in_executor(pool, time.sleep, 0.01) for _ in range(50)]
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):

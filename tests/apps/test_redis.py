@@ -140,7 +140,7 @@ def test_blocked_cancelled_and_late(run: Run, redis_server: servers.Redis) -> No
     """A cancelled or late command must not leave its answer to the next one."""
 
     async def main() -> None:
-        async with client(redis_server, socket_timeout=0.1, retry=Retry(NoBackoff(), 0)) as r:
+        async with client(redis_server, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as r:
             with pytest.raises(redis.TimeoutError):
                 await r.blpop("nothing", timeout=0)
             assert await r.echo("mine") == "mine"
