@@ -30,7 +30,8 @@ pub struct Ssl {
     pub syscall_error: Ref,
     pub error: Ref,
     pub certificate_error: Ref,
-    pub create_default_context: Ref,
+    /// The module itself, for what programs may replace in it.
+    pub module: Ref,
     /// The names of `wrap_bio`'s last two arguments.
     pub kw_wrap_bio: Ref,
 }
@@ -55,8 +56,8 @@ impl Ssl {
             syscall_error: get(c"SSLSyscallError")?,
             error: get(c"SSLError")?,
             certificate_error: get(c"CertificateError")?,
-            create_default_context: get(c"create_default_context")?,
             kw_wrap_bio: tuple(&[names[0].obj(), names[1].obj()])?,
+            module,
         }))
     }
 }

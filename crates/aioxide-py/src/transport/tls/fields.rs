@@ -172,7 +172,8 @@ pub fn begin(protocol: Obj<'_>, making: &Making<'_>) -> R<()> {
             "Server side SSL needs a valid SSLContext",
         ));
     } else {
-        let context = ssl.create_default_context.obj().call0()?;
+        let context = ssl.module.obj().getattr_str(c"create_default_context")?;
+        let context = context.obj().call0()?;
         let unnamed = match making.server_hostname {
             Some(name) => !name.is_true()?,
             None => true,
