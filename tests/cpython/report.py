@@ -36,8 +36,10 @@ def tabulate(
             status = 1
             print(verdict.report())
         totals[suite.name].add(verdict)
-        totals["all"].add(verdict)
-    for name, total in totals.items():
+    everything = harness.Totals()
+    for total in totals.values():
+        everything.add(total)
+    for name, total in {**totals, "all": everything}.items():
         print(f"Python {harness.PYTHON}, {title}, {name}: {total}")
     return status
 

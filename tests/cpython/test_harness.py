@@ -58,6 +58,29 @@ def test_a_dying_process_fails_only_its_test(tmp_path: Path) -> None:
     assert all("died" in text for text in verdict.failures.values()), verdict.report()
 
 
+FLAKY = '''
+"""A type that fails in the first process that asks it."""
+import _asyncio, os
+
+class Flaky(_asyncio.Future):
+    def exception(self):
+        try:
+            os.mkdir(__file__ + ".asked")
+        except FileExistsError:
+            return super().exception()
+'''
+
+
+def test_a_failure_that_does_not_repeat_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "flaky_types.py").write_text(FLAKY)
+    suite = harness.Suite("flaky", future="flaky_types:Flaky")
+    control = harness.run(harness.STOCK, "test_futures")
+    subject = harness.run(suite, "test_futures", [str(tmp_path)])
+    verdict = harness.judge(suite, "test_futures", control, subject, [])
+    assert verdict.good, verdict.report()
+    assert (verdict.passed, verdict.again) == (verdict.counted, 1)
+
+
 def outcome(**status: str) -> harness.Outcome:
     named = {f"m.{test}": text for test, text in status.items()}
     return harness.Outcome(named, dict.fromkeys(named, "detail"))

@@ -7,7 +7,7 @@ test. The same holds for the names that make loops (`stand_ins.py`). Nothing of 
 the `test` package of the running interpreter is imported.
 
 Input: one JSON object as the only argument (`module`, `task`, `future`, `loop`, `skip`,
-`leave_out`).
+`leave_out` as shell patterns, and `only` if the others are to be left out, too).
 Output: one JSON line per event on the descriptor `AIOXIDE_RESULT_FD`: `start` before a test,
 `done` after it, `end` once. A process that dies leaves a `start` without its `done`.
 """
@@ -152,10 +152,12 @@ def serve(
             emit({"event": "end", "skipped": str(reason)})
             return
         skip = frozenset(request["skip"])
+        only = request.get("only")
         tests = unittest.TestSuite(
             test
             for test in found
             if short_id(test) not in skip
+            and (only is None or short_id(test) in only)
             and not any(fnmatch.fnmatchcase(short_id(test), name) for name in request["leave_out"])
         )
         tests.run(Recorder(emit))
