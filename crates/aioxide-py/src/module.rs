@@ -90,7 +90,7 @@ fn execute(module: Obj<'_>) -> R<()> {
         (c"ReadPipeTransport", &types.read_pipe_transport),
         (c"WritePipeTransport", &types.write_pipe_transport),
         (c"TlsProtocol", &types.tls_protocol),
-        (c"SslTransport", &types.tls_transport),
+        (c"SSLTransport", &types.tls_transport),
     ];
     for (name, object) in exported {
         // SAFETY: all alive; AddObjectRef takes its own reference.

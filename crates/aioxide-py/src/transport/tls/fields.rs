@@ -1,4 +1,4 @@
-//! The fields of `TlsProtocol` and `SslTransport`, and how a connection begins.
+//! The fields of `TlsProtocol` and `SSLTransport`, and how a connection begins.
 //!
 //! May touch: the fields, and the context that makes the session. Invariants: the protocol holds
 //! transports and protocol above only while connected, so that a closed connection is no circle;

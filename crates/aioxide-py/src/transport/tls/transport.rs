@@ -1,4 +1,4 @@
-//! The Python type `SslTransport`: what the application writes to.
+//! The Python type `SSLTransport`: what the application writes to.
 //!
 //! May touch: the memory of these objects, and the protocol below. Invariants: as of `protocol`; a
 //! transport that dies unclosed warns, as asyncio's does.
@@ -36,7 +36,7 @@ pub fn create(event_loop: Obj<'_>, protocol: Obj<'_>) -> R<Ref> {
 /// `__del__`: warns about a transport that was not closed.
 fn finalize(transport: Obj<'_>) -> R<()> {
     if !app_fields(transport).is_closed.replace(true) {
-        error::resource_warning(transport, c"unclosed transport <SslTransport object>");
+        error::resource_warning(transport, c"unclosed transport <SSLTransport object>");
     }
     Ok(())
 }
@@ -324,13 +324,13 @@ unsafe extern "C" fn get_dict(
 
 // ---- the type -----------------------------------------------------------------------------------
 
-/// Creates `SslTransport` (named so because programs look for "ssl" in a transport's class),
+/// Creates `SSLTransport` (named so because programs look for "ssl" in a transport's class),
 /// a subclass of `asyncio.Transport` that only a `TlsProtocol` can make.
 pub fn build_type(asyncio: &Asyncio) -> R<Ref> {
     let parent = asyncio.transport_class.obj();
     let offset = layout::basic_size(parent).next_multiple_of(align_of::<AppFields>());
     set_app_offset(offset);
-    let class = Class::new(c"aioxide.SslTransport", offset + size_of::<AppFields>())
+    let class = Class::new(c"aioxide.SSLTransport", offset + size_of::<AppFields>())
         .doc(c"A TLS connection as its protocol sees it. Made by TlsProtocol.")
         .flags(c::Py_TPFLAGS_DISALLOW_INSTANTIATION)
         .slot(c::Py_tp_traverse, traverse as *mut _)

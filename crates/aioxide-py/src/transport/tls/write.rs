@@ -19,7 +19,7 @@ use crate::transport::report::log_warning;
 
 const FAILED: &str = "Fatal error on SSL protocol";
 
-/// `SslTransport.write(data)`.
+/// `SSLTransport.write(data)`.
 pub fn write(transport: Obj<'_>, data: Obj<'_>) -> R<Ref> {
     let is_bytes = bytes::slice(data).is_some();
     if !is_bytes && !builtin::is_mutable_bytes(data) {
@@ -44,7 +44,7 @@ pub fn write(transport: Obj<'_>, data: Obj<'_>) -> R<Ref> {
     }
 }
 
-/// `SslTransport.writelines(list_of_data)`, and `_write_appdata`.
+/// `SSLTransport.writelines(list_of_data)`, and `_write_appdata`.
 pub fn writelines(protocol: Obj<'_>, lines: Obj<'_>) -> R<Ref> {
     let this = fields(protocol);
     if let WritePlan::Lost { warn } = this.with(|tls| tls.handle_write()) {
