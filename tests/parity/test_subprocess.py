@@ -339,6 +339,29 @@ async def test_what_is_refused(lib: Any) -> None:
 
 
 @on_loop
+async def test_tools_see_a_start_by_its_frames(lib: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks for calls that block excuses a start by the name and file of a frame."""
+    frames: set[tuple[str, str]] = set()
+    read = os.read
+
+    def watched(fd: int, count: int) -> bytes:
+        frame = sys._getframe()
+        while frame := frame.f_back:
+            if "/asyncio/" in frame.f_code.co_filename:
+                file = os.path.basename(frame.f_code.co_filename)
+                frames.add((file, frame.f_code.co_name))
+        return read(fd, count)
+
+    monkeypatch.setattr(os, "read", watched)
+    for make in (asyncio.create_subprocess_exec, asyncio.create_subprocess_shell):
+        process = await make("true")
+        await process.wait()
+    monkeypatch.undo()
+    names = ("subprocess_exec", "subprocess_shell")
+    lib.note([("base_events.py", name) in frames for name in names])
+
+
+@on_loop
 async def test_shell(lib: Any) -> None:
     """Text and bytes commands."""
     for command in ("echo text; exit 2", b"echo bytes; exit 3"):
