@@ -28,6 +28,8 @@ ACTS_MAX = 40
 GRAMMAR = re.compile(r"CM( DR)*( ER)? CL")
 #: A storm takes some milliseconds; one that takes longer than this never ends.
 STORM_SECONDS_MAX = 25.0
+#: How long an end waits for a word over a wire that may have spoilt it.
+WORD_SECONDS_MAX = 3.0
 FAULTS = ("truncate", "corrupt", "reset", "vanish")
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
@@ -315,9 +317,14 @@ async def opened(side: Side, sock: socket.socket, served: bool, settings: Any) -
 
 
 async def upgraded(
-    side: Side, sock: socket.socket, served: bool, settings: Any, layers: int
+    side: Side, sock: socket.socket, served: bool, settings: Any, layers: int, faulty: bool
 ) -> None:
-    """Open one end without TLS, say a word each, upgrade as often as there are layers."""
+    """Open one end without TLS, say a word each, upgrade as often as there are layers.
+
+    On a `faulty` wire a word may never come: a corrupt length makes its record a longer one, and
+    each end waits for the other.
+    """
+    patience = WORD_SECONDS_MAX if faulty else None
     loop = asyncio.get_running_loop()
     side.plain = True
     protocol = Plain(side)
@@ -335,9 +342,11 @@ async def upgraded(
             while len(side.got) <= layer:
                 side.heard.clear()
                 hearing = asyncio.ensure_future(side.heard.wait())
-                await asyncio.wait([hearing, side.lost], return_when=asyncio.FIRST_COMPLETED)
+                heard, _ = await asyncio.wait(
+                    [hearing, side.lost], timeout=patience, return_when=asyncio.FIRST_COMPLETED
+                )
                 hearing.cancel()
-                if side.lost.done():
+                if side.lost.done() or not heard:
                     raise ConnectionResetError
             if served:
                 side.transport.write(b"!")
@@ -420,7 +429,7 @@ async def storm(seed: int, strict: bool) -> str:
     ends = []
     for side, sock, served in zip(sides, (near, far), (False, True), strict=True):
         if layers:
-            ends.append(upgraded(side, sock, served, settings, layers))
+            ends.append(upgraded(side, sock, served, settings, layers, fault is not None))
         else:
             ends.append(opened(side, sock, served, settings))
     try:
