@@ -10,9 +10,9 @@ import ssl
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple, final
+from typing import Any, Protocol, TypeVar, TypeVarTuple, final
 
-from typing_extensions import Buffer, disjoint_base
+from typing_extensions import disjoint_base
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -71,24 +71,6 @@ class Task(asyncio.Task[_T_co]):
         eager_start: bool = False,
     ) -> None: ...
     def get_context(self) -> Context: ...
-
-@final
-class JobQueue:
-    """The work queue of an executor whose jobs may come from, and answer to, a loop."""
-
-    def work(self) -> Any: ...
-    def submit(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        future: asyncio.Future[_T],
-        function: Callable[[*_Ts], _T],
-        *args: *_Ts,
-    ) -> bool: ...
-    def put(self, value: object, /) -> None: ...
-    def get_nowait(self) -> Any: ...
-    def needs_worker(self) -> bool: ...
-    def close(self, value: bool, /) -> None: ...
-    def qsize(self) -> int: ...
 
 @disjoint_base
 class Loop:
@@ -182,17 +164,6 @@ class Loop:
         self, fd: _FileDescriptorLike, callback: Callable[..., Any], *args: Any
     ) -> asyncio.Handle: ...
     def _remove_writer(self, value: _FileDescriptorLike, /) -> bool: ...
-    # Sockets of the caller: the plain cases; None where the package must do it.
-    def _sock_recv(
-        self, sock: socket.socket, nbytes: int
-    ) -> bytes | asyncio.Future[bytes] | None: ...
-    def _sock_recv_into(
-        self, sock: socket.socket, buf: Buffer
-    ) -> int | asyncio.Future[int] | None: ...
-    def _sock_sendall(
-        self, sock: socket.socket, data: Buffer
-    ) -> Literal[True] | asyncio.Future[None] | None: ...
-    def _sock_forget(self, sock: socket.socket, future: asyncio.Future[Any]) -> None: ...
     # Transports and servers.
     @property
     def _native_transports(self) -> list[tuple[int, asyncio.BaseTransport]]: ...

@@ -1,8 +1,7 @@
 """Functions that block, run in threads: `run_in_executor` and the default executor's life.
 
 The default executor is a real `ThreadPoolExecutor` with asyncio's thread names (`asyncio_0`, ...),
-made at the first use. A loop's jobs take a shorter way through it: they and their outcomes cross
-between the threads by native queues, without a `concurrent.futures.Future` and its lock.
+made at the first use.
 """
 
 from __future__ import annotations
@@ -11,13 +10,10 @@ import asyncio
 import concurrent.futures
 import threading
 import warnings
-import weakref
 from asyncio import coroutines
 from collections.abc import Callable
-from concurrent.futures import thread as _pools
-from typing import Any, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
-from . import _aioxide
 from ._room import Room
 
 _T = TypeVar("_T")
@@ -38,96 +34,6 @@ def check_callback(callback: object, method: str) -> None:
         raise TypeError(f"coroutines cannot be used with {method}()")
     if not callable(callback):
         raise TypeError(f"a callable object was expected by {method}(), got {callback!r}")
-
-
-#: Tools that trace threads put a function of their own in its place.
-_submit = concurrent.futures.ThreadPoolExecutor.submit
-
-_module: Any = _pools
-
-
-def _work(
-    executor_reference: weakref.ref[concurrent.futures.ThreadPoolExecutor],
-    queue: _aioxide.JobQueue,
-    run_item: Callable[[Any], None],
-) -> None:
-    """Run jobs, and what others submit, until the executor has no more use for this thread.
-
-    *Source*: `concurrent.futures.thread._worker`.
-    """
-    while True:
-        item = queue.work()
-        if item is not None:
-            run_item(item)
-            del item
-            continue
-        executor: Any = executor_reference()
-        if _module._shutdown or executor is None or executor._shutdown:
-            if executor is not None:
-                executor._shutdown = True
-            # For the next of us.
-            queue.put(None)
-            return
-        del executor
-
-
-class ThreadPool(concurrent.futures.ThreadPoolExecutor):
-    """A `ThreadPoolExecutor` that also takes jobs whose outcome goes straight to a loop."""
-
-    def __init__(self, max_workers: int | None = None, thread_name_prefix: str = "") -> None:
-        super().__init__(max_workers, thread_name_prefix)
-        pool: Any = self
-        self._jobs = pool._work_queue = _aioxide.JobQueue()
-
-    def run_job(
-        self, loop: asyncio.AbstractEventLoop, func: Callable[[*_Ts], _T], *args: *_Ts
-    ) -> asyncio.Future[_T] | None:
-        """Call `func(*args)` in a thread; return a future of `loop`.
-
-        None if `submit` must decide: the executor was shut down, or somebody watches `submit`.
-        """
-        pool: Any = self
-        if _module._shutdown or pool._shutdown or type(self).submit is not _submit:
-            return None
-        future: asyncio.Future[_T] = loop.create_future()
-        if not self._jobs.submit(loop, future, func, *args):
-            return None
-        self._adjust_thread_count()
-        return future
-
-    def _adjust_thread_count(self) -> None:
-        """Start a thread if there is more to do than idle threads, and not yet too many."""
-        pool: Any = self
-        count = len(pool._threads)
-        if count >= pool._max_workers or not self._jobs.needs_worker():
-            return
-        queue = self._jobs
-
-        def forgotten(_: object) -> None:
-            queue.put(None)
-
-        def run_item(item: Any) -> None:
-            item.run()
-
-        if hasattr(self, "_create_worker_context"):
-            context = self._create_worker_context()
-
-            def run_item(item: Any) -> None:
-                item.run(context)
-
-        thread = threading.Thread(
-            name=f"{pool._thread_name_prefix}_{count}",
-            target=_work,
-            args=(weakref.ref(self, forgotten), queue, run_item),
-        )
-        thread.start()
-        pool._threads.add(thread)
-        _module._threads_queues[thread] = queue
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more jobs; with `cancel_futures` cancel those that wait. As the base class."""
-        self._jobs.close(cancel_futures)
-        super().shutdown(wait, cancel_futures=cancel_futures)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
@@ -151,7 +57,9 @@ class Executor(Room):
         """Return the default executor, made now if need be; RuntimeError if it was shut down."""
         self._check_default_executor()
         if self._default_executor is None:
-            self._default_executor = ThreadPool(thread_name_prefix="asyncio")
+            self._default_executor = concurrent.futures.ThreadPoolExecutor(
+                thread_name_prefix="asyncio"
+            )
         return self._default_executor
 
     def run_in_executor(
@@ -169,10 +77,6 @@ class Executor(Room):
             check_callback(func, "run_in_executor")
         if executor is None:
             executor = self._get_default_executor()
-        if type(executor) is ThreadPool:
-            future = executor.run_job(self, func, *args)
-            if future is not None:
-                return future
         return asyncio.wrap_future(executor.submit(func, *args), loop=self)
 
     def set_default_executor(  # type: ignore[override]

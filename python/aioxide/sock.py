@@ -127,15 +127,6 @@ class Sock(Room):
 
     async def sock_recv(self, sock: socket.socket, nbytes: int) -> bytes:
         """Receive up to `nbytes` bytes; b"" is the end of the stream."""
-        received = self._sock_recv(sock, nbytes)
-        if isinstance(received, bytes):
-            return received
-        if received is not None:
-            try:
-                return await received
-            except BaseException:
-                self._sock_forget(sock, received)
-                raise
         self._check_sock(sock)
         try:
             return sock.recv(nbytes)
@@ -145,15 +136,6 @@ class Sock(Room):
 
     async def sock_recv_into(self, sock: socket.socket, buf: Buffer) -> int:
         """Receive into the writable buffer `buf`; return the number of bytes received."""
-        received = self._sock_recv_into(sock, buf)
-        if isinstance(received, int):
-            return received
-        if received is not None:
-            try:
-                return await received
-            except BaseException:
-                self._sock_forget(sock, received)
-                raise
         self._check_sock(sock)
         try:
             return sock.recv_into(buf)
@@ -188,16 +170,6 @@ class Sock(Room):
 
     async def sock_sendall(self, sock: socket.socket, data: Buffer) -> None:
         """Send all of `data`. After an error or a cancellation some of it may have been sent."""
-        all_sent = self._sock_sendall(sock, data)
-        if all_sent is True:
-            return
-        if all_sent is not None:
-            try:
-                await all_sent
-            except BaseException:
-                self._sock_forget(sock, all_sent)
-                raise
-            return
         self._check_sock(sock)
         try:
             sent = sock.send(data)

@@ -45,20 +45,6 @@ impl Default for ReceiveBuffer {
 }
 
 impl ReceiveBuffer {
-    /// Receives up to `max` bytes from `fd`, blocking or not, without blocking.
-    ///
-    /// # Errors
-    /// As [`sys::recv_now`].
-    #[inline]
-    pub fn receive_some(&mut self, fd: BorrowedFd<'_>, max: usize) -> io::Result<&[u8]> {
-        let max = max.min(self.bytes.len());
-        let room: *mut [u8] = &raw mut self.bytes[..max];
-        // SAFETY: as in `receive`.
-        let room = unsafe { &mut *(room as *mut [MaybeUninit<u8>]) };
-        let len = sys::recv_now(fd, room)?;
-        Ok(&self.bytes[..len.min(max)])
-    }
-
     /// Receives once from `fd` and returns what came, at most [`READ_MAX_BYTES`]; nothing is the
     /// end of the stream.
     ///

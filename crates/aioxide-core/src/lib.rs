@@ -4,7 +4,6 @@
 //! - [`backend`]: the kernel's readiness, in a contract; `sys` holds every system call.
 //! - [`clock`]: the sole reader of time. [`slab`]: tokens, and the registrations they name.
 //! - [`timers`], [`ready`], [`inbox`]: what is due later, what runs next, what other threads send.
-//! - [`spin`]: whether to wait for another thread awake, for a moment.
 //! - [`turn`]: one turn of the loop over these.
 //! - [`buf`], [`flow`], [`stream`]: a byte stream without io, and where its bytes wait.
 //! - [`datagram`]: the same for datagrams.
@@ -33,7 +32,6 @@ pub mod heartbeat;
 pub mod inbox;
 pub mod ready;
 pub mod slab;
-pub mod spin;
 pub mod stats;
 pub mod stream;
 pub mod timers;

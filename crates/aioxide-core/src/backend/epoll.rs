@@ -170,9 +170,6 @@ fn mask_of(interest: Interest) -> u32 {
     if interest.is_writable() {
         mask |= sys::EPOLL_WRITABLE;
     }
-    if interest.is_edge() {
-        mask |= sys::EPOLL_EDGE | sys::EPOLL_SPECIAL;
-    }
     mask
 }
 
@@ -183,7 +180,6 @@ fn readiness_of(mask: u32) -> Readiness {
         (sys::EPOLL_WRITABLE, Readiness::WRITABLE),
         (sys::EPOLL_ERROR, Readiness::ERROR),
         (sys::EPOLL_HANGUP, Readiness::HANGUP),
-        (sys::EPOLL_SPECIAL, Readiness::SPECIAL),
     ]
     .into_iter()
     .filter(|(bit, _)| mask & bit != 0)

@@ -50,9 +50,6 @@ impl Interest {
     pub const WRITABLE: Self = Self(2);
     /// Both directions.
     pub const BOTH: Self = Self(3);
-    /// With the others: a readiness is reported when it begins, and not again while it lasts; the
-    /// end of the peer's stream and urgent data are reported, too.
-    pub const EDGE: Self = Self(4);
 
     /// True when reading is of interest.
     #[inline]
@@ -66,13 +63,6 @@ impl Interest {
     #[must_use]
     pub const fn is_writable(self) -> bool {
         self.0 & Self::WRITABLE.0 != 0
-    }
-
-    /// True when only changes are of interest.
-    #[inline]
-    #[must_use]
-    pub const fn is_edge(self) -> bool {
-        self.0 & Self::EDGE.0 != 0
     }
 
     /// True when neither direction is of interest.
@@ -126,8 +116,6 @@ impl Readiness {
     pub const ERROR: Self = Self(4);
     /// Both directions are shut.
     pub const HANGUP: Self = Self(8);
-    /// The peer sends no more, or sent something urgent: told to [`Interest::EDGE`] only.
-    pub const SPECIAL: Self = Self(16);
 
     /// This readiness and `other`.
     #[inline]
@@ -169,14 +157,6 @@ impl Readiness {
     #[must_use]
     pub const fn is_hangup(self) -> bool {
         self.0 & Self::HANGUP.0 != 0
-    }
-
-    /// True when what a read returns is no measure of what is there: the peer's end, an error or
-    /// urgent data stand behind it.
-    #[inline]
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        self.0 & (Self::ERROR.0 | Self::HANGUP.0 | Self::SPECIAL.0) != 0
     }
 
     /// True when a reader should run: it can read, or will learn why it can't.

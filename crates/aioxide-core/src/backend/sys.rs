@@ -19,8 +19,7 @@ pub use self::datagram::{
 };
 pub use self::file::{FileKind, file_kind, set_nonblocking};
 pub use self::socket::{
-    Shutdown, SocketAddress, accept, is_tcp, local_address, peer_address, set_nodelay, shutdown,
-    take_error,
+    Shutdown, SocketAddress, accept, local_address, peer_address, set_nodelay, shutdown, take_error,
 };
 
 mod datagram;
@@ -38,10 +37,6 @@ pub const EPOLL_WRITABLE: u32 = libc::EPOLLOUT as u32;
 pub const EPOLL_ERROR: u32 = libc::EPOLLERR as u32;
 /// epoll's mask for a hangup, reported without being asked for.
 pub const EPOLL_HANGUP: u32 = libc::EPOLLHUP as u32;
-/// Only changes are reported.
-pub const EPOLL_EDGE: u32 = libc::EPOLLET as u32;
-/// The peer sends no more, or sent something urgent.
-pub const EPOLL_SPECIAL: u32 = (libc::EPOLLRDHUP | libc::EPOLLPRI) as u32;
 
 // ---- results ------------------------------------------------------------------------------------
 
@@ -325,33 +320,6 @@ pub fn recv(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<us
     uninterrupted(|| {
         // SAFETY: `start` and `len` describe memory that we may write during the call.
         check_len(unsafe { libc::recv(fd.as_raw_fd(), start, len, 0) })
-    })
-}
-
-/// As [`recv`], of a socket that may be a blocking one: this call does not block.
-///
-/// # Errors
-/// As [`recv`].
-#[inline]
-pub fn recv_now(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
-    let (start, len) = (buffer.as_mut_ptr().cast::<c_void>(), buffer.len());
-    uninterrupted(|| {
-        // SAFETY: `start` and `len` describe memory that we may write during the call.
-        check_len(unsafe { libc::recv(fd.as_raw_fd(), start, len, libc::MSG_DONTWAIT) })
-    })
-}
-
-/// As [`send`], to a socket that may be a blocking one: this call does not block.
-///
-/// # Errors
-/// As [`send`].
-#[inline]
-pub fn send_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    let (start, len) = (bytes.as_ptr().cast::<c_void>(), bytes.len());
-    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    uninterrupted(|| {
-        // SAFETY: `start` and `len` describe memory that stays readable during the call.
-        check_len(unsafe { libc::send(fd.as_raw_fd(), start, len, flags) })
     })
 }
 

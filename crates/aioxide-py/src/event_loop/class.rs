@@ -10,11 +10,10 @@ use std::sync::Arc;
 use aioxide_core::backend::epoll::Epoll;
 use aioxide_core::clock::Clock;
 use aioxide_core::inbox::Inbox;
-use aioxide_core::spin::Spin;
 use aioxide_core::turn::Turn;
 use pyo3_ffi as c;
 
-use super::{LoopFields, create, fields, look, run, schedule, sock, watch};
+use super::{Entry, LoopFields, Registration, create, fields, look, run, schedule, watch};
 use crate::ffi::call::{float, uint};
 use crate::ffi::class::{
     Class, Visitor, attribute, bind_tuple, initializer, noargs, onearg, varargs,
@@ -23,6 +22,7 @@ use crate::ffi::object::{boolean, none_ref};
 use crate::ffi::{Obj, PyObject, R, Raised, Ref, Signature, Slot};
 use crate::future;
 use crate::state::state;
+use crate::task;
 
 /// Where the fields begin: right behind the object head.
 pub const OFFSET: usize = size_of::<PyObject>();
@@ -52,14 +52,64 @@ impl LoopFields {
             slow_callback_seconds: Cell::new(SLOW_CALLBACK_SECONDS),
             closed: Cell::new(false),
             stopping: Cell::new(false),
-            jobs: Cell::new(0),
-            announced: RefCell::default(),
-            spin: RefCell::new(Spin::of_process()),
             debug: Cell::new(false),
             hold_tasks: Cell::new(true),
             direct: Cell::new(true),
             own_clock: RefCell::new(None),
         })
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        let entry = |visitor: &mut Visitor, entry: &Entry| match entry {
+            Entry::Step(object) | Entry::Call(object) => visitor.visit(object.ptr()),
+            Entry::Io(..) => {}
+        };
+        visitor.slot(&self.task_factory);
+        visitor.slot(&self.current_handle);
+        if let Ok(turn) = self.turn.try_borrow() {
+            turn.ready.iter().for_each(|item| entry(visitor, item));
+            turn.timers
+                .iter()
+                .for_each(|(_, item)| entry(visitor, item));
+            for (_, registration) in turn.registrations.iter() {
+                match registration {
+                    Registration::Native { object, .. } => visitor.visit(object.ptr()),
+                    Registration::Watch { reader, writer, .. } => {
+                        for handle in [reader, writer].into_iter().flatten() {
+                            visitor.visit(handle.ptr());
+                        }
+                    }
+                }
+            }
+        }
+        if let Ok(held) = self.held.try_borrow() {
+            held.iter().for_each(|task| visitor.visit(task.ptr()));
+        }
+        if let Ok(unflushed) = self.unflushed.try_borrow() {
+            unflushed
+                .iter()
+                .for_each(|(transport, _)| visitor.visit(transport.ptr()));
+        }
+    }
+
+    /// Drops everything scheduled, registered and held, with nothing borrowed meanwhile.
+    fn drop_contents(&self) {
+        let (ready, timers, registrations) = {
+            let mut turn = self.turn.borrow_mut();
+            (
+                turn.ready.drain(),
+                turn.timers.drain(),
+                turn.registrations.drain(),
+            )
+        };
+        let by_fd = std::mem::take(&mut *self.by_fd.borrow_mut());
+        let unflushed = std::mem::take(&mut *self.unflushed.borrow_mut());
+        let held = self.held.borrow_mut().drain();
+        for task in &held {
+            task::fields(task.obj()).forget_hold();
+        }
+        drop((ready, timers, registrations, by_fd, unflushed));
+        drop(held);
     }
 }
 
@@ -266,7 +316,6 @@ pub fn build_type() -> R<Ref> {
         .methods(run::methods())
         .methods(scheduling())
         .methods(watching())
-        .methods(socks())
         .methods(crate::transport::loop_methods())
         .attributes(attributes())
         .build(None)
@@ -446,32 +495,6 @@ fn attributes() -> Vec<c::PyGetSetDef> {
             c"_hold_tasks",
             get_hold_tasks,
             c"Whether the loop keeps tasks alive."
-        ),
-    ]
-}
-
-/// Sockets of the caller.
-fn socks() -> [c::PyMethodDef; 4] {
-    [
-        varargs!(
-            c"_sock_recv",
-            sock::sock_recv,
-            c"Bytes received, a future of them, or None: the package must do it."
-        ),
-        varargs!(
-            c"_sock_recv_into",
-            sock::sock_recv_into,
-            c"The number of bytes received, a future of it, or None as above."
-        ),
-        varargs!(
-            c"_sock_forget",
-            sock::sock_forget,
-            c"Ends an operation that waits: its future was given up."
-        ),
-        varargs!(
-            c"_sock_sendall",
-            sock::sock_sendall,
-            c"True if all was sent, a future of that, or None as above."
         ),
     ]
 }

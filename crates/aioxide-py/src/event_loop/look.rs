@@ -22,7 +22,7 @@ pub fn ready(event_loop: Obj<'_>) -> R<Ref> {
         let shown = |entry: &Entry| match entry {
             Entry::Call(handle) => Some((handle.clone(), false)),
             Entry::Step(task) => Some((task.clone(), true)),
-            Entry::Io(..) | Entry::Finished(_) => None,
+            Entry::Io(..) => None,
         };
         turn.ready.iter().filter_map(shown).collect()
     };
@@ -50,7 +50,7 @@ pub fn scheduled(event_loop: Obj<'_>) -> R<Ref> {
         let turn = fields(event_loop).turn.borrow();
         let shown = |entry: &Entry| match entry {
             Entry::Call(handle) => Some(handle.clone()),
-            Entry::Step(_) | Entry::Io(..) | Entry::Finished(_) => None,
+            Entry::Step(_) | Entry::Io(..) => None,
         };
         turn.timers
             .iter()
@@ -66,19 +66,16 @@ pub fn watched(event_loop: Obj<'_>) -> R<Ref> {
     let found: Vec<_> = {
         let turn = fields(event_loop).turn.borrow();
         let shown = |registration: &Registration| {
-            let (interest, handles) = match registration {
-                Registration::Watch { reader, writer, .. } => {
-                    (registration.interest(), [reader.clone(), writer.clone()])
-                }
-                Registration::Native { .. } => (registration.interest(), [None, None]),
-                // Registered for both directions, and shown for what is waited for.
-                Registration::Socket(watched) => watched.waited_for()?,
+            let interest = registration.interest();
+            let handles = match registration {
+                Registration::Watch { reader, writer, .. } => [reader.clone(), writer.clone()],
+                Registration::Native { .. } => [None, None],
             };
-            Some((registration.fd(), interest, handles))
+            (registration.fd(), interest, handles)
         };
         let registrations = turn.registrations.iter();
         registrations
-            .filter_map(|(_, registration)| shown(registration))
+            .map(|(_, registration)| shown(registration))
             .collect()
     };
     let mut rows = Vec::with_capacity(found.len());

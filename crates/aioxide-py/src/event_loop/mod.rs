@@ -7,15 +7,11 @@
 //! the inbox.
 
 mod class;
-mod contents;
 mod create;
 mod held;
-mod job_queue;
-mod jobs;
 mod look;
 mod run;
 mod schedule;
-mod sock;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -27,7 +23,6 @@ use aioxide_core::backend::{Interest, Readiness};
 use aioxide_core::clock::Clock;
 use aioxide_core::inbox::Inbox;
 use aioxide_core::slab::Token;
-use aioxide_core::spin::Spin;
 use aioxide_core::turn::Turn;
 
 use crate::ffi::{Obj, R, Raised, Ref, Slot, layout};
@@ -35,7 +30,6 @@ use crate::state::state;
 use held::Held;
 
 pub use class::build_type;
-pub use job_queue::build_type as build_job_queue_type;
 pub use schedule::foreign_call_soon;
 pub use watch::fd_of;
 
@@ -47,8 +41,6 @@ pub enum Entry {
     Call(Ref),
     /// Readiness of a native transport or listener.
     Io(Token, Readiness),
-    /// The outcome of a job that ran in a thread.
-    Finished(Box<jobs::Finished>),
 }
 
 // SAFETY: entries cross threads only through the inbox, put in and taken out by threads that are
@@ -71,8 +63,6 @@ pub enum Registration {
         /// The writer's handle.
         writer: Option<Ref>,
     },
-    /// A socket of the caller for which an operation waited.
-    Socket(Box<sock::Watched>),
     /// A native transport or listener, kept alive while it is registered.
     Native {
         /// The descriptor.
@@ -113,12 +103,6 @@ pub struct LoopFields {
     slow_callback_seconds: Cell<f64>,
     closed: Cell<bool>,
     stopping: Cell<bool>,
-    /// Jobs in threads whose outcome has not come yet.
-    jobs: Cell<usize>,
-    /// Workers that wait awake for the GIL to be free.
-    announced: RefCell<Vec<Arc<jobs::Sleeper>>>,
-    /// Whether waiting awake for an outcome was worthwhile.
-    spin: RefCell<Spin>,
     debug: Cell<bool>,
     hold_tasks: Cell<bool>,
     /// No Python subclass replaced `call_soon`, so futures and tasks may skip it.
@@ -271,7 +255,7 @@ impl LoopFields {
     }
 
     /// Whether the class or the instance has a method of its own under this name.
-    pub(super) fn overrides(&self, name: &Ref) -> R<bool> {
+    fn overrides(&self, name: &Ref) -> R<bool> {
         let of_class = self.object().type_obj().getattr(name.obj())?;
         let of_base = state().types.event_loop.obj().getattr(name.obj())?;
         if !of_class.obj().is(of_base.obj()) {

@@ -4,16 +4,12 @@
 //! GIL is released or while something is dropped; entries that an exception left unrun stay in the
 //! queue. *Source*: `BaseEventLoop._run_once`.
 
-use std::io;
 use std::time::Duration;
 
-use aioxide_core::backend::epoll::Epoll;
 use aioxide_core::backend::{Backend, Events};
-use aioxide_core::spin::{SPIN_NS_MAX, spin_until};
 use aioxide_core::turn::Poll;
 use pyo3_ffi as c;
 
-use super::jobs::Finished;
 use super::{Entry, LoopFields, Registration, fields};
 use crate::ffi::call::float;
 use crate::ffi::class::noargs;
@@ -26,9 +22,6 @@ use crate::{handle, task};
 /// Polls in a row that may report a descriptor which nobody watches. One may be late by a race with
 /// another thread; more mean that it was closed while a duplicate lives, and will report for ever.
 const STALE_POLLS_MAX: u32 = 8;
-
-/// A sleep that is no longer than this is not preceded by a wait awake.
-const SPIN_MAX: Duration = Duration::from_nanos(SPIN_NS_MAX);
 
 /// `loop._run()`: runs turns until `stop()`. The package has set the running loop and thread.
 fn run(event_loop: Obj<'_>) -> R<Ref> {
@@ -155,9 +148,11 @@ impl LoopFields {
     /// Asks the backend and queues what it reports.
     fn poll(&self, events: &mut Events, timeout: Option<Duration>, may_sleep: bool) -> R<()> {
         let backend = self.backend()?;
-        let sleeps = may_sleep && self.inbox.is_empty();
+        let sleeps = may_sleep && self.inbox.prepare_sleep();
         let waited = if sleeps {
-            self.sleep(&backend, events, timeout)
+            let waited = park::detached(|| backend.wait(events, timeout));
+            self.inbox.awake();
+            waited
         } else {
             backend.wait(events, Some(Duration::ZERO))
         };
@@ -170,66 +165,17 @@ impl LoopFields {
         self.queue_events(events)
     }
 
-    /// Waits without the GIL; awake at first, if a thread is about to send something.
-    fn sleep(
-        &self,
-        backend: &Epoll,
-        events: &mut Events,
-        timeout: Option<Duration>,
-    ) -> io::Result<()> {
-        let announced = std::mem::take(&mut *self.announced.borrow_mut());
-        let may_spin = self.jobs.get() > 0 && timeout.is_none_or(|timeout| timeout > SPIN_MAX);
-        let spins = may_spin && self.spin.borrow_mut().should_spin();
-        let inbox = &self.inbox;
-        let (waited, came) = park::detached(|| {
-            announced.iter().for_each(|worker| worker.wake());
-            let mut waited = Ok(());
-            let came = spins
-                && spin_until(|| {
-                    waited = backend.wait(events, Some(Duration::ZERO));
-                    waited.is_err() || events.iter().next().is_some() || !inbox.is_empty()
-                });
-            if !came {
-                let sleeps = inbox.prepare_sleep();
-                waited = backend.wait(
-                    events,
-                    if sleeps {
-                        timeout
-                    } else {
-                        Some(Duration::ZERO)
-                    },
-                );
-            }
-            (waited, came)
-        });
-        inbox.awake();
-        if spins {
-            self.spin.borrow_mut().learn(came);
-        }
-        waited
-    }
-
     fn queue_events(&self, events: &Events) -> R<()> {
         let mut is_stale = false;
         for event in events.iter() {
             let mut stale = Vec::new();
-            let mut rearm = None;
             {
                 let mut turn = self.turn.borrow_mut();
                 let turn = &mut *turn;
-                match turn.registrations.get_mut(event.token) {
+                match turn.registrations.get(event.token) {
                     None => is_stale = true,
                     Some(Registration::Native { .. }) => {
                         turn.ready.push(Entry::Io(event.token, event.readiness));
-                    }
-                    Some(Registration::Socket(watched)) => {
-                        if watched.handle_event(event.readiness) {
-                            turn.ready.push(Entry::Io(event.token, event.readiness));
-                        }
-                        for handle in watched.ready_handles(event.readiness) {
-                            turn.ready.push(Entry::Call(handle));
-                            rearm = Some(watched.fd);
-                        }
                     }
                     Some(Registration::Watch {
                         fd, reader, writer, ..
@@ -253,9 +199,6 @@ impl LoopFields {
             }
             for (fd, reads) in stale {
                 self.unwatch(fd, reads)?;
-            }
-            if let Some(fd) = rearm {
-                self.rearm_socket(event.token, fd)?;
             }
         }
         let stale_polls = if is_stale {
@@ -297,11 +240,6 @@ impl LoopFields {
     #[inline]
     fn dispatch(&self, entry: &Entry) -> R<()> {
         match entry {
-            Entry::Finished(finished) => match finished.deliver(self) {
-                Ok(()) => Ok(()),
-                Err(raised) if raised.is_exit() => Err(raised),
-                Err(raised) => self.report_job(finished, raised),
-            },
             Entry::Step(task) => match task::run_step(task.obj()) {
                 Ok(()) => Ok(()),
                 Err(raised) if raised.is_exit() => Err(raised),
@@ -321,12 +259,11 @@ impl LoopFields {
                     Some(Registration::Native {
                         object, on_ready, ..
                     }) => Some((object.clone(), *on_ready)),
-                    Some(Registration::Socket(_)) => None,
-                    _ => return Ok(()),
+                    _ => None,
                 };
                 match target {
                     Some((object, on_ready)) => on_ready(object.obj(), *readiness),
-                    None => self.socket_ready(*token, *readiness),
+                    None => Ok(()),
                 }
             }
         }
@@ -345,25 +282,6 @@ impl LoopFields {
         };
         let handle = self.new_handle(&callback, None)?;
         handle::report(handle.obj(), error)
-    }
-
-    /// An outcome that its future refused: reported as asyncio reports a failing callback.
-    #[cold]
-    fn report_job(&self, finished: &Finished, raised: Raised) -> R<()> {
-        let names = &state().names;
-        let error = raised.take();
-        let context = crate::ffi::call::dict()?;
-        let message = crate::ffi::call::string("Exception in callback of a job in a thread")?;
-        for (key, value) in [
-            (&names.message, message.obj()),
-            (&names.exception, error.obj()),
-            (&names.future, finished.future()),
-        ] {
-            crate::ffi::call::dict_set(context.obj(), key.obj(), value)?;
-        }
-        self.object()
-            .call_method1(names.call_exception_handler.obj(), context.obj())
-            .map(drop)
     }
 
     /// Debug mode: warns about an entry that takes `slow_callback_duration` or longer.
@@ -387,10 +305,6 @@ impl LoopFields {
                 .and_then(|text| crate::ffi::call::string(&text)),
             Entry::Call(handle) => asyncio.format_handle.obj().call1(handle.obj()),
             Entry::Io(token, _) => self.describe_io(*token),
-            Entry::Finished(finished) => finished
-                .future()
-                .repr()
-                .and_then(|text| crate::ffi::call::string(&text)),
         }?;
         let format = crate::ffi::call::string("Executing %s took %.3f seconds")?;
         // Looked up at each use: programs and tests replace it there.

@@ -11,7 +11,6 @@ use std::os::fd::RawFd;
 use aioxide_core::backend::{Backend, Interest, Readiness};
 use aioxide_core::slab::Token;
 
-use super::sock::{self, Side};
 use super::{Entry, LoopFields, OnReady, Registration, fields};
 use crate::ffi::args::unexpected_keyword;
 use crate::ffi::object::{boolean, none, none_ref};
@@ -34,7 +33,6 @@ impl Registration {
                 }
                 interest
             }
-            Registration::Socket(_) => sock::INTEREST,
         }
     }
 
@@ -42,7 +40,6 @@ impl Registration {
     pub fn fd(&self) -> RawFd {
         match self {
             Registration::Native { fd, .. } | Registration::Watch { fd, .. } => *fd,
-            Registration::Socket(watched) => watched.fd,
         }
     }
 }
@@ -52,7 +49,7 @@ fn os_error(error: std::io::Error) -> Raised {
 }
 
 impl LoopFields {
-    pub(super) fn token_of(&self, fd: RawFd) -> Option<Token> {
+    fn token_of(&self, fd: RawFd) -> Option<Token> {
         let index = usize::try_from(fd).ok()?;
         self.by_fd.borrow().get(index).copied().flatten()
     }
@@ -68,7 +65,7 @@ impl LoopFields {
         by_fd[index] = token;
     }
 
-    pub(super) fn insert(&self, registration: Registration) -> R<Token> {
+    fn insert(&self, registration: Registration) -> R<Token> {
         let (fd, interest) = (registration.fd(), registration.interest());
         let backend = self.backend()?;
         let token = self.turn.borrow_mut().registrations.insert(registration);
@@ -98,54 +95,6 @@ impl LoopFields {
         }
     }
 
-    /// Makes room for a new registration of `fd`: what is there is of somebody who is gone. The
-    /// number was closed behind the loop's back and is in use again.
-    pub(super) fn replace_stale(&self, fd: RawFd) -> R<()> {
-        match self.token_of(fd) {
-            Some(stale) => self.remove(stale),
-            None => Ok(()),
-        }
-    }
-
-    /// A socket whose operations are over is no longer registered as such; true if one waits.
-    fn yield_socket(&self, fd: RawFd) -> R<Option<Token>> {
-        let Some(token) = self.token_of(fd) else {
-            return Ok(None);
-        };
-        let waited_for = match self.turn.borrow().registrations.get(token) {
-            Some(Registration::Socket(watched)) => watched.is_waited_for(),
-            _ => return Ok(None),
-        };
-        if waited_for {
-            return Ok(Some(token));
-        }
-        self.remove(token).map(|()| None)
-    }
-
-    /// Puts `new` into one side of a registered socket and returns what was there. Its kernel side
-    /// begins anew, so that what is ready already is told.
-    fn set_side(&self, token: Token, fd: RawFd, new: Option<Side>, reads: bool) -> R<Option<Side>> {
-        if new.is_some() {
-            self.backend()?
-                .reregister(fd, token, sock::INTEREST)
-                .map_err(os_error)?;
-        }
-        Ok(match self.turn.borrow_mut().registrations.get_mut(token) {
-            Some(Registration::Socket(watched)) if reads => {
-                std::mem::replace(&mut watched.reader, new)
-            }
-            Some(Registration::Socket(watched)) => std::mem::replace(&mut watched.writer, new),
-            _ => new,
-        })
-    }
-
-    /// A handle beside an operation: what is ready still is told again.
-    pub(super) fn rearm_socket(&self, token: Token, fd: RawFd) -> R<()> {
-        self.backend()?
-            .reregister(fd, token, sock::INTEREST)
-            .map_err(os_error)
-    }
-
     /// Registers a native transport or listener. `interest` may be none: then only errors and
     /// hang-ups are reported.
     pub fn register_native(
@@ -155,7 +104,10 @@ impl LoopFields {
         object: Ref,
         on_ready: OnReady,
     ) -> R<Token> {
-        self.replace_stale(fd)?;
+        if let Some(stale) = self.token_of(fd) {
+            // The number was closed behind the loop's back and is in use again.
+            self.remove(stale)?;
+        }
         self.insert(Registration::Native {
             fd,
             interest,
@@ -216,10 +168,6 @@ impl LoopFields {
     }
 
     fn watch(&self, fd: RawFd, object: Obj<'_>, new: Ref, reads: bool) -> R<()> {
-        if let Some(token) = self.yield_socket(fd)? {
-            let old = self.set_side(token, fd, Some(Side::Handle(new)), reads)?;
-            return cancel_side(old);
-        }
         let Some(token) = self.token_of(fd) else {
             let file = (!object.is_int()).then(|| object.to_ref());
             let (reader, writer) = if reads {
@@ -297,21 +245,12 @@ impl LoopFields {
         let Some(token) = self.token_of(fd) else {
             return Ok(false);
         };
-        let is_socket = matches!(
-            self.turn.borrow().registrations.get(token),
-            Some(Registration::Socket(_))
-        );
-        if is_socket {
-            let old = self.set_side(token, fd, None, reads)?;
-            let was_there = old.as_ref().is_some_and(Side::is_live);
-            return cancel_side(old).map(|()| was_there);
-        }
         let (old, wanted) = match self.turn.borrow_mut().registrations.get_mut(token) {
             Some(registration @ Registration::Watch { .. }) => {
                 let old = match registration {
                     Registration::Watch { reader, .. } if reads => reader.take(),
                     Registration::Watch { writer, .. } => writer.take(),
-                    Registration::Native { .. } | Registration::Socket(_) => None,
+                    Registration::Native { .. } => None,
                 };
                 (old, registration.interest())
             }
@@ -327,13 +266,6 @@ impl LoopFields {
         };
         cancel_handle(old)?;
         changed.map(|()| was_there)
-    }
-}
-
-fn cancel_side(side: Option<Side>) -> R<()> {
-    match side {
-        Some(Side::Handle(handle)) => cancel_handle(Some(handle)),
-        Some(Side::Waiting(_)) | None => Ok(()),
     }
 }
 

@@ -111,13 +111,6 @@ pub fn is_mutable_bytes(object: Obj<'_>) -> bool {
     unsafe { c::PyByteArray_Check(object.ptr()) != 0 || c::PyMemoryView_Check(object.ptr()) != 0 }
 }
 
-/// The weak reference to `object` that all share who ask for one without a callback.
-#[inline]
-pub fn weakref(object: Obj<'_>) -> R<Ref> {
-    // SAFETY: alive; no callback.
-    unsafe { Ref::steal(c::PyWeakref_NewRef(object.ptr(), std::ptr::null_mut())) }
-}
-
 /// The name of the object's type, without its module.
 pub fn type_name(object: Obj<'_>) -> R<String> {
     super::call::text(object.type_obj().getattr_str(c"__name__")?.obj())

@@ -31,43 +31,6 @@ pub fn is_readable(owner: Obj<'_>, fd: RawFd) -> bool {
     word(owner) == Some(fd)
 }
 
-/// The descriptor of an instance of `socket.socket`, which is open; `None` where that cannot be
-/// told by looking.
-#[inline]
-pub fn number(socket: Obj<'_>) -> Option<RawFd> {
-    word(socket).filter(|fd| *fd >= 0 && is_word_trusted(socket, *fd))
-}
-
-/// Whether the word is the descriptor: every instance keeps it in the same place, so the first one
-/// tells for all.
-fn is_word_trusted(socket: Obj<'_>, fd: RawFd) -> bool {
-    static TRUSTED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    if let Some(trusted) = TRUSTED.get() {
-        return *trusted;
-    }
-    let asked = socket
-        .call_method0(state().names.fileno.obj())
-        .and_then(|number| number.obj().to_i64());
-    match asked {
-        Ok(asked) => *TRUSTED.get_or_init(|| asked == i64::from(fd)),
-        Err(raised) => {
-            drop(raised.take());
-            false
-        }
-    }
-}
-
-/// The descriptor `fd` of `socket`, which has it still; `EBADF` otherwise. No Python code may run
-/// while it is used.
-#[inline]
-pub fn borrow(socket: Obj<'_>, fd: RawFd) -> io::Result<BorrowedFd<'_>> {
-    if word(socket) != Some(fd) {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: open, since its owner has it; nobody closes it while no Python code runs.
-    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
-}
-
 /// Runs `io` on `fd`, the descriptor of the object in `slot`; `EBADF` where the object has given it
 /// up. One that is not `is_readable` is trusted to have it still. `io` calls no Python.
 #[inline]

@@ -88,16 +88,6 @@ impl PerLoop {
         }
     }
 
-    /// As `receive`, up to `max` bytes of a socket that may be a blocking one.
-    #[inline]
-    pub fn receive_some(&self, fd: BorrowedFd<'_>, max: usize) -> R<io::Result<Ref>> {
-        let mut place = self.receive.borrow_mut();
-        match place.get_or_insert_default().receive_some(fd, max) {
-            Ok(content) => bytes::new(content).map(Ok),
-            Err(error) => Ok(Err(error)),
-        }
-    }
-
     /// The place for datagrams; `give_batch` brings it back.
     fn take_batch(&self) -> Box<ReceiveBatch> {
         self.batch.borrow_mut().take().unwrap_or_default()

@@ -98,23 +98,6 @@ pub fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddress)> {
     Ok((unsafe { OwnedFd::from_raw_fd(socket) }, address))
 }
 
-/// Whether the socket is a TCP one. *Source*: `socket(7)`, `SO_TYPE` and `SO_PROTOCOL`.
-#[must_use]
-pub fn is_tcp(fd: BorrowedFd<'_>) -> bool {
-    let option = |name| {
-        let mut value: c_int = 0;
-        let mut len = size_of::<c_int>() as socklen_t;
-        let place = (&raw mut value).cast::<c_void>();
-        // SAFETY: `place` points at `len` writable bytes.
-        let result = check(unsafe {
-            libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, place, &raw mut len)
-        });
-        result.map(|_| value)
-    };
-    matches!(option(libc::SO_TYPE), Ok(libc::SOCK_STREAM))
-        && matches!(option(libc::SO_PROTOCOL), Ok(libc::IPPROTO_TCP))
-}
-
 /// The address that a socket is bound to. *Source*: `getsockname(2)`.
 ///
 /// # Errors
