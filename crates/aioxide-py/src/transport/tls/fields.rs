@@ -105,6 +105,17 @@ pub struct AppFields {
     pub weakrefs: Cell<*mut PyObject>,
 }
 
+impl AppFields {
+    /// `close()` of a closed transport: after the connection's loss it lets go at once.
+    pub fn close_again(&self) {
+        self.is_closed_twice.set(true);
+        let is_lost = |below: &Ref| fields(below.obj()).app_transport.is_empty();
+        if self.protocol.get().as_ref().is_some_and(is_lost) {
+            self.protocol.clear();
+        }
+    }
+}
+
 static OFFSET: AtomicUsize = AtomicUsize::new(0);
 static APP_OFFSET: AtomicUsize = AtomicUsize::new(0);
 

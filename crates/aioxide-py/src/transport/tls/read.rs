@@ -12,7 +12,7 @@ use super::run::run;
 use crate::event_loop;
 use crate::ffi::buffer::Buffer;
 use crate::ffi::call::uint;
-use crate::ffi::{Obj, R, Ref, builtin, bytes};
+use crate::ffi::{Obj, R, Raised, Ref, builtin, bytes};
 use crate::state::state;
 
 /// The shared place for plaintext: as much as one read of a transport can bring.
@@ -51,8 +51,16 @@ pub fn receive(protocol: Obj<'_>, ciphertext: &[u8]) -> R<()> {
     let this = fields(protocol);
     let mut input = Input(ciphertext);
     let step = this.with(|tls| tls.handle_received());
-    run(protocol, this, step, &mut input)?;
-    input.feed_all(&this.engine)
+    let ran = run(protocol, this, step, &mut input).map_err(Raised::take);
+    // Also when an exception leaves the loop: no byte of the stream may be missing when it runs on.
+    let fed = input.feed_all(&this.engine);
+    match ran {
+        Ok(()) => fed,
+        Err(exc) => {
+            fed.unwrap_or_else(Raised::clear);
+            Err(Raised::throw(exc))
+        }
+    }
 }
 
 /// Why a delivery ended.

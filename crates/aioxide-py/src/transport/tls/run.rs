@@ -265,6 +265,14 @@ fn act(
         }
         Action::Shutdown => shutdown(protocol, this, step, input),
         Action::Complete => complete(protocol, this, step),
+        Action::ConnectionMade
+        | Action::PauseProtocol
+        | Action::ResumeProtocol
+        | Action::TellEof => {
+            // The protocol may close, and the shutdown that begins is to see all that came.
+            input.feed_all(&this.engine)?;
+            tell(protocol, this, action)
+        }
         _ => tell(protocol, this, action),
     }
 }

@@ -152,7 +152,7 @@ fn is_closing(transport: Obj<'_>) -> R<Ref> {
 fn close(transport: Obj<'_>) -> R<Ref> {
     let this = app_fields(transport);
     if this.is_closed.replace(true) {
-        this.is_closed_twice.set(true);
+        this.close_again();
         return Ok(none_ref());
     }
     with_below(transport, |protocol, _| run::start_shutdown(protocol))

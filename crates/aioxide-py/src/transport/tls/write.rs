@@ -52,9 +52,22 @@ pub fn writelines(protocol: Obj<'_>, lines: Obj<'_>) -> R<Ref> {
     }
     let iterator = builtin::iter(lines)?;
     let (mut chunks, mut failure) = (Vec::new(), None);
-    while let Some(line) = builtin::next(iterator.obj())? {
+    loop {
         // A line without a length is the caller's mistake, one without bytes the connection's end.
-        builtin::len(line.obj())?;
+        let next = builtin::next(iterator.obj()).and_then(|line| {
+            line.map(|line| builtin::len(line.obj()).map(|_| line))
+                .transpose()
+        });
+        let line = match next {
+            Ok(Some(line)) => line,
+            Ok(None) => break,
+            Err(raised) => {
+                // What came before stays queued, and leaves with the next write.
+                let exc = raised.take();
+                enqueue(this, chunks);
+                return Err(Raised::throw(exc));
+            }
+        };
         match chunk(line.obj()) {
             Ok(chunk) => chunks.push(chunk),
             Err(raised) if failure.is_none() => failure = Some(raised.take()),
@@ -96,12 +109,16 @@ fn chunk(data: Obj<'_>) -> R<Chunk> {
     bytes::new(buffer.as_slice()).map(Chunk)
 }
 
-fn queue(protocol: Obj<'_>, this: &Fields, chunks: Vec<Chunk>) -> R<Ref> {
+fn enqueue(this: &Fields, chunks: Vec<Chunk>) {
     let empty: Vec<Chunk> = this.with(|tls| {
         let queued = chunks.into_iter().map(|chunk| tls.handle_queued(chunk));
         queued.filter_map(Result::err).collect()
     });
     drop(empty);
+}
+
+fn queue(protocol: Obj<'_>, this: &Fields, chunks: Vec<Chunk>) -> R<Ref> {
+    enqueue(this, chunks);
     let step = this.with(|tls| tls.handle_write_end());
     run(protocol, this, step, &mut Input::default()).map(|()| none_ref())
 }
