@@ -153,16 +153,6 @@ def test_exceptions_of_every_kind(lib: Any) -> None:
     lib.run(main)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="3.11 never wakes the waiter")
-def test_stop_iteration(lib: Any) -> None:
-    async def main() -> None:
-        with pytest.raises(RuntimeError) as caught:
-            await lib.loop.run_in_executor(None, next, iter(()))
-        lib.note(caught.value, caught.value.__cause__)
-
-    lib.run(main)
-
-
 def test_tools_that_replace_submit_are_asked(lib: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracers put a function of their own in the place of ThreadPoolExecutor.submit."""
     seen = []
