@@ -13,6 +13,7 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,16 @@ class _Reports(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             text += f"\n  {type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
         self.messages.append(text)
+
+
+def pytest_configure() -> None:
+    """Programs that tests start are interruptible, also where the shell that began all this is not.
+
+    A shell without job control starts what it puts into the background with SIGINT ignored, and
+    that would be inherited.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)
