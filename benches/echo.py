@@ -11,7 +11,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import cases
 
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "target" / "benches"
@@ -30,10 +33,6 @@ class Load:
     connections: int = 50
     message_bytes: int = 1024
     measure_ms: int = 1000
-
-
-class EchoError(Exception):
-    """The measurement gave no number; the text says why."""
 
 
 def build() -> None:
@@ -64,7 +63,7 @@ def server(loop: str, mode: str) -> Iterator[tuple[int, int]]:
         line = process.stdout.readline()
         if not line:
             _, errors = process.communicate(timeout=START_S_MAX)
-            raise EchoError(last_line(errors) or "the server ended at once")
+            raise cases.Failure(cases.last_line(errors) or "the server ended at once")
         yield process.pid, int(line)
     finally:
         process.kill()
@@ -96,14 +95,14 @@ def measure(loop: str, mode: str, load: Load) -> dict[str, float]:
         except subprocess.TimeoutExpired:
             client.kill()
             client.communicate()
-            raise EchoError("the clients did not end") from None
+            raise cases.Failure("the clients did not end") from None
         if client.returncode != 0:
             stalled = "no answers" if client.returncode == 2 else "the client failed"
-            raise EchoError(last_line(errors) or stalled)
+            raise cases.Failure(cases.last_line(errors) or stalled)
         used = cpu_seconds(pid) - before
     counts = json.loads(output)
     if not counts["requests"]:
-        raise EchoError("no request was answered in the measured time")
+        raise cases.Failure("no request was answered in the measured time")
     return {
         "rate": counts["requests"] / counts["seconds"],
         "p50_us": counts["p50_us"],
@@ -114,7 +113,31 @@ def measure(loop: str, mode: str, load: Load) -> dict[str, float]:
     }
 
 
-def last_line(text: str) -> str:
-    """Return the last line of an error output."""
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else ""
+MODES = {"protocol": "protocol", "streams": "streams", "sock": "sock_*"}
+METRICS = (
+    cases.Metric("rate", "throughput", "requests/s", higher_is_better=True),
+    cases.Metric("p50_us", "p50", "µs"),
+    cases.Metric("p99_us", "p99", "µs"),
+    cases.Metric("p999_us", "p99.9", "µs"),
+    cases.Metric("server_cpu_us", "server CPU per request", "µs"),
+)
+
+
+def measure_case(mode: str, load: Load, entrant: str, effort: cases.Effort) -> cases.Samples:
+    """Measure one entrant once."""
+    build()
+    found = measure(entrant, mode, Load(load.connections, load.message_bytes, effort.load_ms))
+    return {key: [value] for key, value in found.items()}
+
+
+CASES = [
+    cases.Case(
+        f"echo-{mode}",
+        f"echo, {title}",
+        METRICS,
+        partial(measure_case, mode, Load()),
+        beside=(LIMIT,),
+        primitives=mode == "streams",
+    )
+    for mode, title in MODES.items()
+]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import ssl
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
+import collect
 import loops
 
 HERE = Path(__file__).parent
@@ -39,6 +41,18 @@ def first_line(*command: str) -> str:
     return done.stdout.partition("\n")[0]
 
 
+def finish(record: dict[str, object], seconds: float, cells: collect.Cells) -> None:
+    """Add what is known at the end of the run."""
+    record["seconds"] = round(seconds)
+    record["load_at_end"] = os.getloadavg()[0]
+    record["preemptions"] = sum(
+        int(count)
+        for cell in cells.values()
+        for samples in cell.rounds
+        for count in samples.get("preemptions", [])
+    )
+
+
 def record(names: list[str]) -> dict[str, object]:
     """Return the environment of this run."""
     load = os.getloadavg()[0]
@@ -52,6 +66,8 @@ def record(names: list[str]) -> dict[str, object]:
         "python_flags": sysconfig.get_config_var("CONFIG_ARGS") or "",
         "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
         "cc": first_line("cc", "--version"),
+        "openssl": ssl.OPENSSL_VERSION,
+        "node": first_line("node", "--version"),
         "commit": first_line("git", "describe", "--always", "--dirty"),
         "load_at_start": load,
         "quiet": load <= QUIET_LOAD_MAX * (os.cpu_count() or 1),

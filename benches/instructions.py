@@ -18,9 +18,10 @@ from pathlib import Path
 # Also where Python was told to leave the script's folder out (`-P`).
 sys.path.insert(0, str(Path(__file__).parent))
 
-import echo
+import cases
+import inside
 import loops
-import rows
+import measure
 
 HERE = Path(__file__).parent
 COUNTS = (2000, 12000)
@@ -47,7 +48,7 @@ def count_instructions(loop: str, name: str, count: int, output: Path) -> int:
     )
     found = re.search(r"Collected : (\d+)", done.stderr)
     if done.returncode != 0 or found is None:
-        raise SystemExit(f"{loop}, {name}: {echo.last_line(done.stderr)}")
+        raise SystemExit(f"{loop}, {name}: {cases.last_line(done.stderr)}")
     return int(found[1])
 
 
@@ -66,13 +67,13 @@ def functions(output: Path, top: int) -> str:
 def main() -> None:
     """Count what the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("rows", nargs="+", choices=list(rows.ROWS))
+    parser.add_argument("rows", nargs="+", choices=[*inside.rows.ROWS, *inside.primitive_rows.ROWS])
     parser.add_argument("--loops", nargs="+", choices=loops.LOOPS, default=[loops.SUBJECT])
     parser.add_argument("--top", type=int, default=0, help="also list this many functions")
     options = parser.parse_args()
     print("| row | loop | instructions per operation |\n| --- | --- | --: |")
     for name in options.rows:
-        group = rows.ROWS[name].group
+        group = measure.find(name).group
         few, many = (-(-count // group) * group for count in COUNTS)
         for loop in options.loops:
             with tempfile.TemporaryDirectory() as folder:

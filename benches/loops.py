@@ -9,13 +9,34 @@ import asyncio
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import platform
 from types import ModuleType
 
 CONTROL = "asyncio"
 SUBJECT = "aioxide"
+# Our loop with asyncio's own Lock, Queue, gather, ...: what the loop alone gives.
+SUBJECT_LOOP = "aioxide-loop"
 PEERS = ("uvloop", "rloop", "zuvloop", "rsloop")
-LOOPS = (CONTROL, *PEERS, SUBJECT)
+LOOPS = (CONTROL, *PEERS, SUBJECT, SUBJECT_LOOP)
+# Not a loop but other transports for one; measured where it says it is best.
+FASTNET = "aiofastnet"
+OURS = (SUBJECT, SUBJECT_LOOP)
+
+
+def package(name: str) -> str:
+    """Return the package that a loop is from."""
+    return SUBJECT if name == SUBJECT_LOOP else name
+
+
+def prepare(name: str) -> None:
+    """Do what a program does first of all, before it imports a library, to run on this loop."""
+    if name == SUBJECT:
+        importlib.import_module(SUBJECT).install()
+    elif name == SUBJECT_LOOP:
+        install = importlib.import_module(SUBJECT).install
+        if "accelerate" in inspect.signature(install).parameters:
+            install(accelerate=False)
 
 
 def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
@@ -23,8 +44,12 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
     loop: asyncio.AbstractEventLoop
     if name == CONTROL:
         loop = asyncio.SelectorEventLoop()
+    elif name == FASTNET:
+        loop = importlib.import_module(FASTNET).loop_factory(
+            importlib.import_module("uvloop").new_event_loop
+        )()
     else:
-        loop = importlib.import_module(name).new_event_loop()
+        loop = importlib.import_module(package(name)).new_event_loop()
     return loop
 
 
@@ -38,7 +63,8 @@ def version(name: str) -> str | None:
     if name == CONTROL:
         return platform.python_version()
     try:
-        return importlib.metadata.version(name)
+        return importlib.metadata.version(package(name))
     except importlib.metadata.PackageNotFoundError:
         # Installed for development, without metadata.
-        return "unversioned" if importlib.util.find_spec(name) is not None else None
+        there = importlib.util.find_spec(package(name)) is not None
+        return "unversioned" if there else None

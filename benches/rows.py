@@ -1,19 +1,23 @@
 """What is measured inside one process: each row runs `count` operations on a running loop.
 
-A row is a coroutine function of (loop, library, count); `library` is asyncio or aioxide, whose
-`sleep`, `gather`, ... are used. The bodies hold nothing but the operation and a bare `for`.
+A row's body is a coroutine function of (loop, library, count); `library` is asyncio or aioxide,
+whose `sleep`, `gather`, ... are used. The bodies hold nothing but the operation and a bare `for`.
+The rows of this file are the table of the design; `primitive_rows.py` has more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 Body: TypeAlias = Callable[[asyncio.AbstractEventLoop, Any, int], Awaitable[None]]
+Prepared: TypeAlias = Callable[[asyncio.AbstractEventLoop, Any], AbstractAsyncContextManager[Body]]
 
 # Callbacks of one turn, and tasks of one gather or group.
 BATCH = 1000
@@ -30,11 +34,30 @@ class Row:
     """One line of the table."""
 
     title: str
-    body: Body
+    # None where it has to be prepared.
+    body: Body | None
     # Operations come in groups of this size; counts are rounded up to it.
     group: int = 1
     # A row that hands work to a thread gets both cores.
     threads: bool = False
+    # A row that waits for another thread or process; its samples are as long by the wall clock.
+    waits: bool = False
+    # Library functions that aioxide has of its own decide it, not the loop alone.
+    primitive: bool = False
+    # Gives the body once what it needs is there: connections, pending tasks.
+    prepared: (
+        Callable[[asyncio.AbstractEventLoop, Any], AbstractAsyncContextManager[Body]] | None
+    ) = None
+
+    @contextlib.asynccontextmanager
+    async def open(self, loop: asyncio.AbstractEventLoop, lib: Any) -> AsyncIterator[Body]:
+        """Give the body, ready to run."""
+        if self.prepared is not None:
+            async with self.prepared(loop, lib) as body:
+                yield body
+        else:
+            assert self.body is not None
+            yield self.body
 
 
 async def nothing() -> None:
@@ -175,17 +198,17 @@ async def to_thread(loop: asyncio.AbstractEventLoop, lib: Any, count: int) -> No
 
 
 ROWS = {
-    "sleep0": Row("`await sleep(0)`", sleep_zero),
+    "sleep0": Row("`await sleep(0)`", sleep_zero, primitive=True),
     "chain": Row("call_soon chain", call_soon_chain),
     "batch": Row("call_soon, batch", call_soon_batch, group=BATCH),
     "cancel": Row("call_later + cancel", call_later_cancel, group=BATCH),
     "timers": Row("timers firing", timers_firing, group=TIMERS),
     "task": Row("create_task + await", create_task_await),
-    "gather": Row(f"gather of {BATCH}, each", gather, group=BATCH),
-    "group": Row(f"TaskGroup of {BATCH}, each", task_group, group=BATCH),
-    "queue": Row("Queue(1) put/get pair", queue_pair),
+    "gather": Row(f"gather of {BATCH}, each", gather, group=BATCH, primitive=True),
+    "group": Row(f"TaskGroup of {BATCH}, each", task_group, group=BATCH, primitive=True),
+    "queue": Row("Queue(1) put/get pair", queue_pair, primitive=True),
     "pingpong": Row("two tasks, future ping-pong", ping_pong),
-    "wait_for": Row("wait_for", wait_for),
-    "timeout": Row("timeout()", timeout),
-    "to_thread": Row("to_thread round trip", to_thread, threads=True),
+    "wait_for": Row("wait_for", wait_for, primitive=True),
+    "timeout": Row("timeout()", timeout, primitive=True),
+    "to_thread": Row("to_thread round trip", to_thread, threads=True, waits=True, primitive=True),
 }

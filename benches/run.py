@@ -1,217 +1,175 @@
-"""The benchmark: every loop in turn in one run, rounds interleaved, one pinned process each.
+"""The benchmark: every loop in turn in one run, rounds interleaved, pinned processes.
 
-`python benches/run.py` prints the table and leaves JSON and Markdown in `benches/results/`.
-The parent only starts processes; nothing is measured in it. Order within a round rotates, so
-that no loop always follows the same one. A loop that is not installed is named as missing; one
-that fails is shown as failed, with its reason.
+`python benches/run.py` prints the report and leaves JSON, Markdown, SVG and PNG in
+`benches/results/`. `--only` takes names of cases or families, with `*` where wanted; `--list`
+shows them. A loop that is not installed is named as missing; one that fails a case is shown as
+failed, with its reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
+import fnmatch
 import json
-import os
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 # Also where Python was told to leave the script's folder out (`-P`).
 sys.path.insert(0, str(Path(__file__).parent))
 
-import echo
+import cases
+import collect
 import environment
+import families
+import lines
 import loops
 import report
-import rows
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
-ECHO_TITLES = {
-    "protocol": "echo, protocol",
-    "streams": "echo, streams",
-    "sock": "echo, sock_*",
-}
-# A measuring process that takes longer than this is stuck.
-MEASURE_S_MAX = 60.0
+RESULTS = Path(__file__).parent / "results"
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How long to measure: rounds, seconds per sample, milliseconds of echo."""
-
-    rounds: int
-    seconds: float
-    echo_ms: int
-
-
-EFFORTS = {
-    "quick": Effort(1, 0.05, 500),
-    "short": Effort(3, 0.1, 1000),
-    "full": Effort(9, 0.5, 3000),
-}
-
-
-@dataclass
-class Cell:
-    """What was collected for one loop in one row: one dictionary per round, or a failure."""
-
-    rounds: list[dict[str, float]] = field(default_factory=list)
-    failure: str = ""
+def choose(patterns: Sequence[str], form: str) -> list[cases.Case]:
+    """Return the cases that are asked for; without patterns those of the form."""
+    if not patterns:
+        return [case for case in families.CASES if case.short or form == "full"]
+    chosen = []
+    for pattern in patterns:
+        found = [
+            case
+            for family in families.FAMILIES
+            for case in family.cases
+            if fnmatch.fnmatch(case.name, pattern)
+            or (pattern == family.name and (case.short or form == "full"))
+        ]
+        if not found:
+            raise SystemExit(f"no case or family is named {pattern!r}; --list shows them")
+        chosen += found
+    return list(dict.fromkeys(chosen))
 
 
-def row_cpus(row: rows.Row) -> str:
-    """Return the cores of a row's process."""
-    cores = sorted(os.sched_getaffinity(0))
-    return ",".join(map(str, cores if row.threads else cores[-1:]))
-
-
-def measure_row(loop: str, name: str, effort: Effort) -> dict[str, float]:
-    """Run one row once in a process of its own."""
-    done = subprocess.run(
-        [
-            *(sys.executable, str(HERE / "measure.py"), loop, name),
-            *("--seconds", str(effort.seconds), "--cpus", row_cpus(rows.ROWS[name])),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=MEASURE_S_MAX,
-        check=False,
-    )
-    if done.returncode != 0 or not done.stdout:
-        raise echo.EchoError(echo.last_line(done.stderr) or f"exit status {done.returncode}")
-    samples = json.loads(done.stdout.splitlines()[-1])
-    return {
-        "wall": statistics.median(samples["wall"]),
-        "cpu": statistics.median(samples["cpu"]),
-        "preemptions": samples["preemptions"],
-    }
-
-
-def measure(loop: str, name: str, effort: Effort) -> dict[str, float]:
-    """Measure one cell once."""
-    if name in rows.ROWS:
-        return measure_row(loop, name, effort)
-    return echo.measure(loop, name, echo.Load(measure_ms=effort.echo_ms))
-
-
-def schedule(
-    names: Sequence[str], here: Sequence[str], rounds: int
-) -> Iterator[tuple[int, str, str]]:
-    """Yield (round, row, loop) in the order of measuring: rows in turn, loops rotated."""
-    for turn in range(rounds):
-        for name in names:
-            entrants = list(here) if name in rows.ROWS else [*here, echo.LIMIT]
-            first = turn % len(entrants)
-            for loop in entrants[first:] + entrants[:first]:
-                yield turn, name, loop
-
-
-def collect(
-    names: Sequence[str], here: Sequence[str], effort: Effort
-) -> dict[tuple[str, str], Cell]:
-    """Run everything; a cell that fails once is not tried again."""
-    cells: dict[tuple[str, str], Cell] = {}
-    for turn, name, loop in schedule(names, here, effort.rounds):
-        cell = cells.setdefault((name, loop), Cell())
-        if cell.failure:
-            continue
-        if sys.stderr.isatty():
-            print(f"\r{turn + 1}/{effort.rounds} {name:10} {loop:10}", end="", file=sys.stderr)
-        try:
-            cell.rounds.append(measure(loop, name, effort))
-        except echo.EchoError as error:
-            cell.failure = str(error)
-        except subprocess.TimeoutExpired:
-            cell.failure = f"no result within {MEASURE_S_MAX:.0f} s"
-    return cells
-
-
-def line(
-    name: str, here: Sequence[str], cells: dict[tuple[str, str], Cell], clock: str
-) -> report.Line:
-    """Make one line of the table out of a row's cells."""
-    is_row = name in rows.ROWS
-    key = clock if is_row else ("rate" if clock == "wall" else "server_cpu_us")
-    values = {loop: [each[key] for each in cells[name, loop].rounds] for loop in here}
-    limit = [] if is_row else [each[key] for each in cells[name, echo.LIMIT].rounds]
-    return report.Line(
-        title=rows.ROWS[name].title if is_row else ECHO_TITLES[name],
-        unit={"rate": "requests/s", "server_cpu_us": "µs of server CPU"}.get(key, "ns"),
-        higher_is_better=key == "rate",
-        samples=values,
-        failures={loop: cells[name, loop].failure for loop in here if cells[name, loop].failure},
-        limit=limit,
-    )
+def chapter(family: families.Family, chosen: Iterable[cases.Case], cells: collect.Cells) -> str:
+    """Return a family's part of the report."""
+    own = [case for case in family.cases if case in chosen]
+    parts = [f"## {family.title}", family.about]
+    metrics = list(dict.fromkeys(metric for case in own for metric in case.metrics))
+    for metric in metrics:
+        made = [lines.make(case, metric, cells) for case in own if metric in case.metrics]
+        if len(metrics) > 1:
+            direction = "higher" if metric.higher_is_better else "lower"
+            parts.append(f"{metric.title.capitalize()} ({direction} is better):")
+        parts.append(report.table(made))
+    if remarks := family.remarks(cells):
+        parts.append(remarks)
+    return "\n\n".join(parts)
 
 
 def text(
     options: argparse.Namespace,
-    here: Sequence[str],
-    cells: dict[tuple[str, str], Cell],
+    chosen: Sequence[cases.Case],
+    cells: collect.Cells,
     record: dict[str, object],
 ) -> str:
     """Return the whole report as Markdown."""
-    lines = [line(name, here, cells, options.clock) for name in options.rows]
-    parts = [f"# Benchmark, {options.effort} form", report.environment(record)]
-    inside = [each for name, each in zip(options.rows, lines, strict=True) if name in rows.ROWS]
-    echoes = [each for name, each in zip(options.rows, lines, strict=True) if name in ECHO_TITLES]
-    what = "wall clock" if options.clock == "wall" else "CPU time"
-    rounds = EFFORTS[options.effort].rounds
-    spread = f"medians of {rounds} rounds, with their range" if rounds > 1 else "one round"
-    if inside:
-        parts += [f"Nanoseconds per operation ({what}), lower is better; {spread}."]
-        parts += [report.table(inside, here)]
-    if echoes:
-        load = echo.Load()
-        kind = "Requests per second" if options.clock == "wall" else "Server CPU per request"
-        shape = f"{load.connections} connections, {load.message_bytes} bytes"
-        parts += [f"{kind}, {shape}, one message in flight on each; {spread}."]
-        parts += [report.table(echoes, here)]
-    if loops.SUBJECT in here:
-        parts += [f"{loops.SUBJECT} against the best peer of each row:\n{report.summary(lines)}"]
-    if failed := report.failures(lines):
-        parts += [f"No number:\n{failed}"]
+    spread = "the least and the greatest round" if options.rounds > 1 else "the least and greatest"
+    parts = [
+        f"# Benchmark, {options.form} form",
+        report.environment(record),
+        f"Medians of {options.rounds} interleaved rounds; small: {spread}. Bold: we lose.",
+    ]
+    with_cpu = [shown(case, options.clock) for case in chosen]
+    for family in families.FAMILIES:
+        if any(case in family.cases for case in chosen):
+            own = dataclasses.replace(
+                family, cases=[shown(case, options.clock) for case in family.cases]
+            )
+            parts.append(chapter(own, with_cpu, cells))
+    compared = lines.first_metrics(with_cpu, cells)
+    parts += ["## In short", f"{loops.SUBJECT} against the best peer of each case:"]
+    parts += [report.summary(compared)]
+    if failed := report.failures(compared):
+        parts += [f"No number:\n\n{failed}"]
     return "\n\n".join(parts) + "\n"
+
+
+def shown(case: cases.Case, clock: str) -> cases.Case:
+    """Return the case with the metrics that the clock asked for wants."""
+    if {metric.key for metric in case.metrics} != {"wall", "cpu"}:
+        return case
+    return dataclasses.replace(
+        case, metrics=tuple(metric for metric in case.metrics if metric.key == clock)
+    )
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    effort = parser.add_mutually_exclusive_group()
+    form = parser.add_mutually_exclusive_group()
     for name in ("quick", "full"):
-        effort.add_argument(f"--{name}", dest="effort", action="store_const", const=name)
-    everything = [*rows.ROWS, *ECHO_TITLES]
-    parser.add_argument("--loops", nargs="+", choices=loops.LOOPS, default=list(loops.LOOPS))
-    parser.add_argument("--rows", nargs="+", choices=everything, default=everything)
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name)
+    parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="cases, families")
+    parser.add_argument("--loops", nargs="+", default=list(loops.LOOPS), metavar="LOOP")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float, help="of each sample of a row")
+    parser.add_argument("--load-ms", type=int, help="of each load on a server")
+    parser.add_argument("--list", action="store_true", help="show the cases")
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),
         default="wall",
         help="cpu: CPU time per operation, for a machine that is not quiet",
     )
+    parser.add_argument("--save", metavar="NAME", help="of the files in results/; a date if none")
     parser.add_argument("--again", type=Path, metavar="JSON", help="print a saved run once more")
-    parser.set_defaults(effort="short")
-    return parser.parse_args()
+    parser.set_defaults(form="short")
+    options = parser.parse_args()
+    options.loops = [name for each in options.loops for name in each.split(",")]
+    options.only = [name for each in options.only for name in each.split(",")]
+    if unknown := set(options.loops) - set(loops.LOOPS):
+        parser.error(f"unknown loops: {', '.join(sorted(unknown))}")
+    return options
+
+
+def effort(options: argparse.Namespace) -> cases.Effort:
+    """Return how long to measure, as the command line changes it."""
+    given = {
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "load_ms": options.load_ms,
+    }
+    return dataclasses.replace(
+        cases.EFFORTS[options.form], **{key: value for key, value in given.items() if value}
+    )
 
 
 def again(options: argparse.Namespace) -> None:
-    """Print the table of a saved run, by the clock that is asked for now."""
+    """Print the report of a saved run, by the clock that is asked for now."""
     saved = json.loads(options.again.read_text())
     cells = {
-        (cell["row"], cell["loop"]): Cell(cell["rounds"], cell["failure"])
+        (cell["case"], cell["entrant"]): collect.Cell(cell["rounds"], cell["failure"])
         for cell in saved["cells"]
     }
-    options.effort = saved["effort"]
-    options.rows = list(dict.fromkeys(row for row, _ in cells))
-    here = list(dict.fromkeys(loop for _, loop in cells if loop != echo.LIMIT))
-    print(
-        text(options, [name for name in loops.LOOPS if name in here], cells, saved["environment"])
-    )
+    options.form, options.rounds = saved["effort"]["form"], saved["effort"]["rounds"]
+    names = {name for name, _ in cells}
+    chosen = [case for case in families.CASES if case.name in names]
+    print(text(options, chosen, cells, saved["environment"]))
+
+
+def save(
+    name: str, measured: cases.Effort, cells: collect.Cells, record: dict[str, object], written: str
+) -> None:
+    """Write all samples and the report."""
+    RESULTS.mkdir(exist_ok=True)
+    raw = [
+        {"case": case, "entrant": entrant, "rounds": cell.rounds, "failure": cell.failure}
+        for (case, entrant), cell in cells.items()
+    ]
+    saved = {"environment": record, "effort": dataclasses.asdict(measured), "cells": raw}
+    (RESULTS / f"{name}.json").write_text(json.dumps(saved, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(written)
 
 
 def main() -> None:
@@ -220,28 +178,25 @@ def main() -> None:
     if options.again:
         again(options)
         return
+    chosen = choose(options.only, options.form)
+    if options.list:
+        for family in families.FAMILIES:
+            for case in family.cases:
+                print(f"{family.name:14} {case.name:24} {case.title}")
+        return
     here = [name for name in options.loops if loops.version(name) is not None]
-    record = environment.record(options.loops)
-    if set(options.rows) & set(ECHO_TITLES):
-        echo.build()
+    measured = effort(options)
+    options.rounds = measured.rounds
+    record = environment.record([*options.loops, loops.FASTNET])
     begin = time.monotonic()
-    cells = collect(options.rows, here, EFFORTS[options.effort])
-    record["seconds"] = round(time.monotonic() - begin)
-    record["preemptions"] = sum(
-        int(each.get("preemptions", 0)) for cell in cells.values() for each in cell.rounds
-    )
-    written = text(options, here, cells, record)
+    cells = collect.collect(chosen, here, measured, collect.progress)
+    collect.progress("")
+    environment.finish(record, time.monotonic() - begin, cells)
+    written = text(options, chosen, cells, record)
     print(written)
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    RESULTS.mkdir(exist_ok=True)
-    raw = [
-        {"row": name, "loop": loop, "rounds": cell.rounds, "failure": cell.failure}
-        for (name, loop), cell in cells.items()
-    ]
-    saved = {"environment": record, "effort": options.effort, "cells": raw}
-    (RESULTS / f"{stamp}.json").write_text(json.dumps(saved, indent=1) + "\n")
-    (RESULTS / f"{stamp}.md").write_text(written)
-    print(f"saved: {RESULTS / stamp}.json, .md ({record['seconds']} s)", file=sys.stderr)
+    name = options.save or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    save(name, measured, cells, record, written)
+    print(f"saved: {RESULTS / name}.json, .md ({record['seconds']} s)", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.cpus:
         os.sched_setaffinity(0, [int(cpu) for cpu in options.cpus.split(",")])
+    loops.prepare(options.loop)
     loop = loops.new_event_loop(options.loop)
     # The listening socket is ours throughout: not every peer's Server shows one that may be asked.
     with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener:

@@ -1,0 +1,83 @@
+"""What a benchmark consists of: cases, the numbers they give, and how long they may take.
+
+A family is a module with a list `CASES`. A case is the same for every entrant: `measure` gets the
+entrant's name and the effort, and returns the samples of one round; a `Failure` says why there
+are none. Entrants are the event loops of `loops.py`, and what a case names beside them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+# The samples of one round, by the metric's key.
+Samples: TypeAlias = dict[str, list[float]]
+
+
+class Failure(Exception):
+    """The measurement gave no number; the text says why."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a case gives."""
+
+    key: str
+    title: str
+    unit: str
+    higher_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: rounds, seconds per sample of a row, milliseconds of load."""
+
+    form: str
+    rounds: int
+    seconds: float
+    load_ms: int
+
+
+EFFORTS = {
+    "quick": Effort("quick", 1, 0.03, 250),
+    "short": Effort("short", 3, 0.03, 300),
+    "full": Effort("full", 9, 0.2, 2000),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that is measured of every entrant."""
+
+    name: str
+    title: str
+    # The first metric is the one that is compared and drawn.
+    metrics: tuple[Metric, ...]
+    measure: Callable[[str, Effort], Samples]
+    # Entrants that are no event loop of Python: what cannot be beaten, or what one may know.
+    beside: tuple[str, ...] = ()
+    # Entrants that only this case has and that compete: extensions of a loop.
+    also: tuple[str, ...] = ()
+    # In the short form too.
+    short: bool = True
+    # Measured on our loop with asyncio's own primitives as well, because that may differ.
+    primitives: bool = False
+    # Where one round is long: at most so many, whatever the form.
+    rounds_max: int | None = None
+
+
+def cores() -> tuple[int, int]:
+    """Return the core of what is measured and the core of its counterpart.
+
+    One and the same where there is only one, which `environment.py` records.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[0], allowed[-1]
+
+
+def last_line(text: str) -> str:
+    """Return the last line of an error output: where Python says what happened."""
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if lines else ""

@@ -1,0 +1,76 @@
+"""Runs the cases: rounds interleaved, entrants in rotated order, everything kept, nothing retried.
+
+The parent only starts processes; nothing is measured in it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import cases
+import loops
+
+
+@dataclass
+class Cell:
+    """What was collected for one entrant in one case: the samples of each round, or a failure."""
+
+    rounds: list[cases.Samples] = field(default_factory=list)
+    failure: str = ""
+
+
+Cells: TypeAlias = dict[tuple[str, str], Cell]
+
+
+def entrants(case: cases.Case, here: Sequence[str]) -> list[str]:
+    """Return who takes part in a case, given the loops that are here."""
+    also = [name for name in case.also if loops.version(name) is not None]
+    racing = [name for name in here if name != loops.SUBJECT_LOOP or case.primitives]
+    return [*racing, *also, *case.beside]
+
+
+def schedule(
+    chosen: Sequence[cases.Case], here: Sequence[str], rounds: int
+) -> Iterator[tuple[int, cases.Case, str]]:
+    """Yield (round, case, entrant) in the order of measuring.
+
+    Every case has its turn before one has its second; the order within a case rotates, so that
+    no entrant always follows the same one.
+    """
+    for turn in range(rounds):
+        for case in chosen:
+            if case.rounds_max is not None and turn >= case.rounds_max:
+                continue
+            names = entrants(case, here)
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                yield turn, case, name
+
+
+def collect(
+    chosen: Sequence[cases.Case],
+    here: Sequence[str],
+    effort: cases.Effort,
+    say: Callable[[str], None] = lambda _: None,
+) -> Cells:
+    """Run everything; a cell that fails once is not tried again."""
+    cells: Cells = {}
+    for turn, case, name in schedule(chosen, here, effort.rounds):
+        cell = cells.setdefault((case.name, name), Cell())
+        if cell.failure:
+            continue
+        say(f"{turn + 1}/{effort.rounds} {case.name} {name}")
+        try:
+            cell.rounds.append(case.measure(name, effort))
+        except cases.Failure as error:
+            cell.failure = str(error)
+    return cells
+
+
+def progress(text: str) -> None:
+    """Show where the run is, on one line of a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,52 @@
+"""The families of cases, in the order of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cases
+import collect
+import echo
+import inside
+
+
+def nothing_more(_cells: collect.Cells) -> str:
+    """Say nothing beyond the tables."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Cases that share a chapter of the report."""
+
+    name: str
+    title: str
+    about: str
+    cases: Sequence[cases.Case]
+    # What the report says beyond the tables.
+    remarks: Callable[[collect.Cells], str] = nothing_more
+
+
+FAMILIES = (
+    Family(
+        "scheduling",
+        "Scheduling and tasks",
+        "Time per operation, lower is better. One process, one core (hand-offs to threads: two).",
+        inside.SCHEDULING,
+    ),
+    Family(
+        "primitives",
+        "Primitives",
+        "As above: locks and their kin, waiting, cancellation, generators, wakes from threads.",
+        inside.PRIMITIVES,
+    ),
+    Family(
+        "echo",
+        "Echo",
+        "One message in flight on each connection; the server has one core, the clients (C) the "
+        "other. The C server is the limit, not a competitor.",
+        echo.CASES,
+    ),
+)
+CASES = [case for family in FAMILIES for case in family.cases]

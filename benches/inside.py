@@ -1,0 +1,65 @@
+"""Cases that run inside one process: the rows of `rows.py` and `primitive_rows.py`, as cases."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import cases
+import primitive_rows
+import rows
+
+HERE = Path(__file__).parent
+# A measuring process that takes longer than this is stuck.
+MEASURE_S_MAX = 120.0
+WALL = cases.Metric("wall", "time per operation", "ns")
+CPU = cases.Metric("cpu", "CPU time per operation", "ns")
+
+
+def run(*command: str, seconds_max: float = MEASURE_S_MAX) -> str:
+    """Run a Python program of ours and return what it printed."""
+    try:
+        done = subprocess.run(
+            [sys.executable, *command],
+            capture_output=True,
+            text=True,
+            timeout=seconds_max,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise cases.Failure(f"no result within {seconds_max:.0f} s") from None
+    if done.returncode != 0 or not done.stdout:
+        raise cases.Failure(cases.last_line(done.stderr) or f"exit status {done.returncode}")
+    return done.stdout
+
+
+def measure(row: rows.Row, name: str, loop: str, effort: cases.Effort) -> cases.Samples:
+    """Run one row once in a process of its own."""
+    counterpart, own = cases.cores()
+    cpus = f"{counterpart},{own}" if row.threads else str(own)
+    command = (str(HERE / "measure.py"), loop, name, "--cpus", cpus)
+    printed = run(*command, "--seconds", str(effort.seconds))
+    samples: cases.Samples = json.loads(printed.splitlines()[-1])
+    return samples
+
+
+def make(all_rows: Mapping[str, rows.Row]) -> list[cases.Case]:
+    """Make a case of each row."""
+    return [
+        cases.Case(
+            name,
+            row.title,
+            (WALL, CPU),
+            partial(measure, row, name),
+            primitives=row.primitive,
+        )
+        for name, row in all_rows.items()
+    ]
+
+
+SCHEDULING = make(rows.ROWS)
+PRIMITIVES = make(primitive_rows.ROWS)
