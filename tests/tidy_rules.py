@@ -37,6 +37,7 @@ UNSAFE_ROOMS = (
     "crates/aioxide-py/src/future/*.rs",
     "crates/aioxide-py/src/task.rs",
     "crates/aioxide-py/src/task/*.rs",
+    "crates/aioxide-py/src/sync/*.rs",
     "crates/aioxide-py/src/event_loop/*.rs",
     "crates/aioxide-py/src/transport/*.rs",
 )

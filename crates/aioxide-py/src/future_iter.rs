@@ -107,7 +107,7 @@ unsafe extern "C" fn iternext(iter: *mut PyObject) -> *mut PyObject {
 }
 
 /// `raise StopIteration(value)`, also for values that are tuples or exceptions.
-fn stop_iteration(value: Obj<'_>) -> Raised {
+pub fn stop_iteration(value: Obj<'_>) -> Raised {
     // SAFETY: a static of the interpreter.
     let class = unsafe { Obj::from_ptr(c::PyExc_StopIteration) };
     // `StopIteration(None)` would carry an argument; the interpreter makes it without one.
@@ -135,6 +135,13 @@ fn close(iter: Obj<'_>) -> R<Ref> {
 }
 
 fn throw(iter: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    let exception = exception_of(&args)?;
+    fields(iter).future.clear();
+    Err(Raised::throw(exception))
+}
+
+/// The exception that the arguments of `throw(exception)` or `throw(type, value, traceback)` name.
+pub fn exception_of(args: &Args<'_>) -> R<Ref> {
     let args = args.positional();
     if args.is_empty() || args.len() > 3 {
         return Err(Raised::type_error(&format!(
@@ -164,8 +171,7 @@ fn throw(iter: Obj<'_>, args: Args<'_>) -> R<Ref> {
             c::PyException_SetTraceback(exception.ptr(), traceback.ptr())
         })?;
     }
-    fields(iter).future.clear();
-    Err(Raised::throw(exception))
+    Ok(exception)
 }
 
 fn warn_deprecated() -> R<()> {

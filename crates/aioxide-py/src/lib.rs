@@ -1,8 +1,8 @@
 //! The extension module `aioxide._aioxide`: an export list.
 //!
 //! Rooms: `ffi` (all unsafe Python calls), `state` (what is looked up once), `handle`, `future`,
-//! `task` (the hot types), `event_loop` (the loop), `transport` (streams and servers). The crate
-//! knows Python; what it decides with, `aioxide-core`, does not.
+//! `task` (the hot types), `sync` (primitives), `event_loop` (the loop), `transport` (streams and
+//! servers). The crate knows Python; what it decides with, `aioxide-core`, does not.
 
 mod event_loop;
 mod ffi;
@@ -11,5 +11,6 @@ mod future_iter;
 mod handle;
 mod module;
 mod state;
+mod sync;
 mod task;
 mod transport;

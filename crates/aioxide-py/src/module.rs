@@ -97,6 +97,7 @@ fn execute(module: Obj<'_>) -> R<()> {
             c::PyModule_AddObjectRef(module.ptr(), name.as_ptr(), object.ptr())
         })?;
     }
+    crate::sync::export(module)?;
     let version = crate::ffi::call::string(env!("CARGO_PKG_VERSION"))?;
     // SAFETY: as above.
     crate::ffi::error::check(unsafe {

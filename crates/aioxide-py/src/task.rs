@@ -30,6 +30,7 @@ use crate::ffi::{
 };
 use crate::future::{self, FutureFields};
 use crate::state::state;
+use crate::sync::coroutine;
 
 mod cancel;
 mod class;
@@ -181,7 +182,7 @@ fn check_context(given: Obj<'_>) -> R<()> {
 
 fn is_coroutine(coro: Obj<'_>) -> R<bool> {
     // SAFETY: alive.
-    if unsafe { c::PyCoro_CheckExact(coro.ptr()) } != 0 {
+    if unsafe { c::PyCoro_CheckExact(coro.ptr()) } != 0 || coroutine::is_native(coro) {
         return Ok(true);
     }
     state()

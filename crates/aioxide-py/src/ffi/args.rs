@@ -99,6 +99,30 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// As `bind`, for what asyncio writes in Python: with the texts of Python functions. A method's
+    /// name has a dot in it; its `self` is counted where Python counts it.
+    pub fn bind_python<const N: usize>(&self, signature: &Signature) -> R<[Option<Obj<'a>>; N]> {
+        debug_assert_eq!(N, signature.params.len());
+        let mut bound = [None; N];
+        if self.positional > signature.positional {
+            return Err(signature.python_too_many(self.positional));
+        }
+        for (slot, value) in bound.iter_mut().zip(self.positional()) {
+            *slot = Some(*value);
+        }
+        for (name, value) in self.named() {
+            let index = signature.index_of(name)?;
+            if bound[index].is_some() {
+                return Err(signature.python_given_twice(index));
+            }
+            bound[index] = Some(value);
+        }
+        if bound[..signature.required].iter().any(Option::is_none) {
+            return Err(signature.python_missing(&bound));
+        }
+        Ok(bound)
+    }
+
     /// Splits the named arguments into the parameters named here and the rest.
     pub fn keyword<const N: usize>(
         &self,
@@ -158,6 +182,66 @@ impl Signature {
             self.name,
             self.params[index],
             index + 1
+        ))
+    }
+}
+
+impl Signature {
+    #[cold]
+    fn python_too_many(&self, given: usize) -> Raised {
+        let this = usize::from(self.name.contains('.'));
+        let (least, most) = (
+            self.required.min(self.positional) + this,
+            self.positional + this,
+        );
+        let takes = if least == most {
+            format!(
+                "{most} positional argument{}",
+                if most == 1 { "" } else { "s" }
+            )
+        } else {
+            format!("from {least} to {most} positional arguments")
+        };
+        let given = given + this;
+        let were = if given == 1 { "was" } else { "were" };
+        Raised::type_error(&format!(
+            "{}() takes {takes} but {given} {were} given",
+            self.name
+        ))
+    }
+
+    #[cold]
+    fn python_given_twice(&self, index: usize) -> Raised {
+        Raised::type_error(&format!(
+            "{}() got multiple values for argument '{}'",
+            self.name, self.params[index]
+        ))
+    }
+
+    #[cold]
+    fn python_missing(&self, bound: &[Option<Obj<'_>>]) -> Raised {
+        let is_missing = |index: &usize| bound[*index].is_none();
+        let by_position = (0..self.required.min(self.positional)).filter(is_missing);
+        let mut names: Vec<&str> = by_position.map(|index| self.params[index]).collect();
+        let kind = if names.is_empty() {
+            let by_name = (self.positional..self.required).filter(is_missing);
+            names = by_name.map(|index| self.params[index]).collect();
+            "keyword-only"
+        } else {
+            "positional"
+        };
+        let quoted: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+        let list = match &quoted[..] {
+            [one] => one.clone(),
+            [one, two] => format!("{one} and {two}"),
+            [first @ .., last] => format!("{}, and {last}", first.join(", ")),
+            [] => String::new(),
+        };
+        let plural = if names.len() == 1 { "" } else { "s" };
+        Raised::type_error(&format!(
+            "{}() missing {} required {kind} argument{plural}: {list}",
+            self.name,
+            names.len()
         ))
     }
 }

@@ -177,3 +177,14 @@ pub fn saturating_i64(number: Obj<'_>) -> R<i64> {
         _ => i64::MIN,
     })
 }
+
+unsafe extern "C" {
+    /// `types.MethodType(function, instance)`; part of the stable API, not declared by `pyo3_ffi`.
+    fn PyMethod_New(function: *mut c::PyObject, instance: *mut c::PyObject) -> *mut c::PyObject;
+}
+
+/// `function` bound to `instance`, as a Python function binds.
+pub fn bound_method(function: Obj<'_>, instance: Obj<'_>) -> R<Ref> {
+    // SAFETY: both alive; the result is owned or null with an error.
+    unsafe { Ref::steal(PyMethod_New(function.ptr(), instance.ptr())) }
+}

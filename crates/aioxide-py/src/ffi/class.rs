@@ -70,19 +70,30 @@ impl Class {
     }
 
     /// Gives instances a `__dict__` and weak references, stored at the given offsets.
-    pub fn dict_and_weakrefs(mut self, dict_offset: usize, weaklist_offset: usize) -> Class {
-        for (name, offset) in [
-            (c"__dictoffset__", dict_offset),
-            (c"__weaklistoffset__", weaklist_offset),
-        ] {
-            self.members.push(c::PyMemberDef {
-                name: name.as_ptr(),
-                type_code: c::Py_T_PYSSIZET,
-                offset: offset as isize,
-                flags: c::Py_READONLY,
-                doc: std::ptr::null(),
-            });
-        }
+    pub fn dict_and_weakrefs(self, dict_offset: usize, weaklist_offset: usize) -> Class {
+        self.place(c"__dictoffset__", dict_offset)
+            .weakrefs(weaklist_offset)
+    }
+
+    /// Gives instances weak references, stored at the given offset.
+    pub fn weakrefs(self, offset: usize) -> Class {
+        self.place(c"__weaklistoffset__", offset)
+    }
+
+    /// Lets instances be called through the function pointer at the given offset.
+    pub fn vectorcall(self, offset: usize) -> Class {
+        self.place(c"__vectorcalloffset__", offset)
+    }
+
+    /// Tells the interpreter where instances keep something of its own.
+    fn place(mut self, name: &'static CStr, offset: usize) -> Class {
+        self.members.push(c::PyMemberDef {
+            name: name.as_ptr(),
+            type_code: c::Py_T_PYSSIZET,
+            offset: offset as isize,
+            flags: c::Py_READONLY,
+            doc: std::ptr::null(),
+        });
         self
     }
 

@@ -1,0 +1,298 @@
+//! The native coroutine: what a function that asyncio writes with `async def` returns here.
+//!
+//! A primitive is a *body*: a plain function that is called with the outcome of what it awaited
+//! last and says what comes next. Its locals are the frame's slots, its program counter is the
+//! frame's `stage`. The body never sees how an awaitable is driven.
+//!
+//! ```text
+//! created ── send(None) ──> running ── Return, error ──> finished
+//!                            │   ^
+//!                 Yield, Await     send, throw
+//!                            v   │
+//!                          suspended
+//! ```
+//! May touch: its own frame, the future it waits for. Invariants: all objects of a coroutine are in
+//! slots, so the collector sees them; a finished frame holds nothing; a body is never entered twice
+//! at a time. asyncio takes the object for one of Cython's coroutines. *Source*: PEP 492, PEP 380.
+
+use std::cell::Cell;
+
+use pyo3_ffi as c;
+
+use crate::ffi::object::{none, none_ref};
+use crate::ffi::{Obj, PyObject, R, Raised, Ref, Slot, layout};
+use crate::state::state;
+
+mod awaiting;
+mod class;
+
+pub use class::build_type;
+
+/// What a body is told when it goes on.
+pub enum Resumed {
+    /// `None` at the start and after `Next::Yield`; after `Next::Await` the result.
+    Value(Ref),
+    /// The exception of what was awaited, or one thrown into the coroutine meanwhile.
+    Raised(Ref),
+}
+
+impl Resumed {
+    /// The value, or the exception raised: for bodies without a handler.
+    #[inline]
+    pub fn value(self) -> R<Ref> {
+        match self {
+            Resumed::Value(value) => Ok(value),
+            Resumed::Raised(exception) => Err(Raised::throw(exception)),
+        }
+    }
+}
+
+/// What a body wants next; an `Err` raises out of the coroutine.
+pub enum Next {
+    /// `await object`, for anything that can be awaited.
+    Await(Ref),
+    /// A bare `yield`: go on in the next turn.
+    Yield,
+    /// `return object`.
+    Return(Ref),
+}
+
+/// Goes on with a coroutine: from what it awaited to what it awaits next.
+pub type Body = fn(&Frame, Resumed) -> R<Next>;
+
+/// What makes one function's coroutines different from another's.
+pub struct Kind {
+    /// `__name__`.
+    pub name: &'static str,
+    /// `__qualname__`, which warnings and task reprs show.
+    pub qualname: &'static str,
+    /// What it does.
+    pub body: Body,
+}
+
+/// How many objects a body can keep.
+pub const SLOTS: usize = 6;
+
+/// What a body keeps from one call to the next.
+#[repr(C)]
+pub struct Frame {
+    /// The body's locals, traversed by the collector and emptied at the end.
+    pub slots: [Slot; SLOTS],
+    /// A local that is no object.
+    pub number: Cell<i64>,
+    /// The body's program counter; zero at the start.
+    pub stage: Cell<u8>,
+}
+
+/// Where a coroutine stands. Zero memory is `Finished`, so that an object without a kind is inert.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Phase {
+    Finished = 0,
+    Created,
+    Running,
+    Suspended,
+}
+
+/// What a suspended coroutine waits in.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Waiting {
+    /// Its own bare yield.
+    Bare = 0,
+    /// A native future, in `awaited`.
+    Future,
+    /// An iterator, in `awaited`.
+    Iterator,
+}
+
+#[repr(C)]
+struct Fields {
+    frame: Frame,
+    kind: Cell<Option<&'static Kind>>,
+    awaited: Slot,
+    weakrefs: Cell<*mut PyObject>,
+    phase: Cell<u8>,
+    waiting: Cell<u8>,
+}
+
+const OFFSET: usize = size_of::<PyObject>();
+
+#[inline]
+fn fields(coroutine: Obj<'_>) -> &Fields {
+    // SAFETY: only instances of this module's final type come here.
+    unsafe { layout::fields(coroutine.ptr(), OFFSET) }
+}
+
+/// Whether the object is a native coroutine.
+#[inline]
+pub fn is_native(object: Obj<'_>) -> bool {
+    object.type_ptr() == state().types.coroutine.ptr().cast()
+}
+
+/// A coroutine of `kind` whose first slots hold `locals`. Nothing runs before it is awaited.
+#[inline]
+pub fn create<const N: usize>(kind: &'static Kind, locals: [Option<Ref>; N]) -> R<Ref> {
+    const { assert!(N <= SLOTS) };
+    let class = state().types.coroutine.ptr().cast();
+    // SAFETY: a ready type of ours; zeroed memory is a valid, finished coroutine.
+    let coroutine = unsafe { Ref::steal(c::PyType_GenericAlloc(class, 0)) }?;
+    let this = fields(coroutine.obj());
+    for (slot, local) in this.frame.slots.iter().zip(locals) {
+        slot.set(local);
+    }
+    this.kind.set(Some(kind));
+    this.phase.set(Phase::Created as u8);
+    Ok(coroutine)
+}
+
+/// What driving a coroutine gave.
+pub enum Sent {
+    /// It waits; this goes to whoever drives it.
+    Yielded(Ref),
+    /// It returned.
+    Returned(Ref),
+}
+
+/// What whoever drives it puts in.
+enum Input<'a> {
+    Send(Obj<'a>),
+    Throw(Ref),
+}
+
+impl Fields {
+    #[inline]
+    fn phase(&self) -> Phase {
+        match self.phase.get() {
+            0 => Phase::Finished,
+            1 => Phase::Created,
+            2 => Phase::Running,
+            _ => Phase::Suspended,
+        }
+    }
+
+    #[inline]
+    fn waiting(&self) -> Waiting {
+        match self.waiting.get() {
+            0 => Waiting::Bare,
+            1 => Waiting::Future,
+            _ => Waiting::Iterator,
+        }
+    }
+
+    /// Lets go of everything.
+    #[inline]
+    fn finish(&self) {
+        self.phase.set(Phase::Finished as u8);
+        self.awaited.clear();
+        for slot in &self.frame.slots {
+            slot.clear();
+        }
+    }
+}
+
+/// `coroutine.send(value)`, without StopIteration.
+#[inline]
+pub fn send(coroutine: Obj<'_>, value: Obj<'_>) -> R<Sent> {
+    let this = fields(coroutine);
+    match this.phase() {
+        Phase::Suspended => {}
+        Phase::Created if value.is_none() => {}
+        phase => return Err(cannot_send(phase)),
+    }
+    drive(this, Input::Send(value))
+}
+
+/// `coroutine.throw(exception)`, without StopIteration.
+fn throw(coroutine: Obj<'_>, exception: Ref) -> R<Sent> {
+    let this = fields(coroutine);
+    match this.phase() {
+        Phase::Suspended => drive(this, Input::Throw(exception)),
+        Phase::Created => {
+            this.finish();
+            Err(Raised::throw(exception))
+        }
+        phase => Err(cannot_send(phase)),
+    }
+}
+
+/// `coroutine.close()`.
+fn close(coroutine: Obj<'_>) -> R<Ref> {
+    let this = fields(coroutine);
+    match this.phase() {
+        Phase::Finished => return Ok(none_ref()),
+        Phase::Created => {
+            this.finish();
+            return Ok(none_ref());
+        }
+        Phase::Running => return Err(cannot_send(Phase::Running)),
+        Phase::Suspended => {}
+    }
+    // SAFETY: a static of the interpreter.
+    let class = unsafe { Obj::from_ptr(c::PyExc_GeneratorExit) };
+    match drive(this, Input::Throw(class.call0()?)) {
+        Ok(Sent::Yielded(_)) => Err(Raised::runtime("coroutine ignored GeneratorExit")),
+        Ok(Sent::Returned(value)) => Ok(if cfg!(Py_3_13) { value } else { none_ref() }),
+        // SAFETY: a static of the interpreter.
+        Err(raised) if raised.matches(unsafe { c::PyExc_GeneratorExit }) => {
+            drop(raised.take());
+            Ok(none_ref())
+        }
+        Err(raised) => Err(raised),
+    }
+}
+
+#[cold]
+fn cannot_send(phase: Phase) -> Raised {
+    match phase {
+        Phase::Finished => Raised::runtime("cannot reuse already awaited coroutine"),
+        Phase::Running => Raised::value_error("coroutine already executing"),
+        _ => Raised::type_error("can't send non-None value to a just-started coroutine"),
+    }
+}
+
+#[inline]
+fn drive(this: &Fields, input: Input<'_>) -> R<Sent> {
+    let begun = this.phase() == Phase::Suspended;
+    this.phase.set(Phase::Running as u8);
+    let sent = run(this, begun, input);
+    match sent {
+        Ok(Sent::Yielded(_)) => this.phase.set(Phase::Suspended as u8),
+        Ok(Sent::Returned(_)) => this.finish(),
+        Err(raised) => {
+            // Letting go may run other code: not under an exception.
+            let exception = raised.take();
+            this.finish();
+            return Err(awaiting::without_stop_iteration(exception));
+        }
+    }
+    sent
+}
+
+#[inline]
+fn run(this: &Fields, begun: bool, input: Input<'_>) -> R<Sent> {
+    let Some(kind) = this.kind.get() else {
+        return Err(cannot_send(Phase::Finished));
+    };
+    let mut resumed = if begun {
+        match awaiting::go_on(this, input) {
+            awaiting::Step::Resumed(resumed) => resumed,
+            awaiting::Step::Yielded(value) => return Ok(Sent::Yielded(value)),
+        }
+    } else {
+        Resumed::Value(none_ref())
+    };
+    loop {
+        match (kind.body)(&this.frame, resumed)? {
+            Next::Return(value) => return Ok(Sent::Returned(value)),
+            Next::Yield => {
+                this.waiting.set(Waiting::Bare as u8);
+                return Ok(Sent::Yielded(none().to_ref()));
+            }
+            Next::Await(awaitable) => match awaiting::begin(this, awaitable) {
+                awaiting::Step::Resumed(next) => resumed = next,
+                awaiting::Step::Yielded(value) => return Ok(Sent::Yielded(value)),
+            },
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The Python face of native coroutines: slots, methods, the end.
+//!
+//! May touch: the memory of one coroutine. Invariants: one that was never awaited is reported once;
+//! one that is suspended at its end is closed first, as CPython's are.
+
+use std::ffi::{CString, c_int};
+
+use pyo3_ffi as c;
+
+use super::{Fields, OFFSET, Phase, Sent, close, fields, send, throw};
+use crate::ffi::builtin::type_name;
+use crate::ffi::call::string;
+use crate::ffi::class::{Class, Visitor, attribute, noargs, onearg, varargs};
+use crate::ffi::error::SavedError;
+use crate::ffi::object::{boolean, none};
+use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, trash};
+use crate::future;
+use crate::future_iter::{exception_of, stop_iteration};
+
+unsafe extern "C" fn am_send(
+    coroutine: *mut PyObject,
+    value: *mut PyObject,
+    result: *mut *mut PyObject,
+) -> c::PySendResult {
+    // SAFETY: the interpreter passes live objects.
+    let (coroutine, value) = unsafe { (Obj::from_ptr(coroutine), Obj::from_ptr(value)) };
+    let mut returned = false;
+    let value = crate::ffi::error::guard(|| {
+        Ok(match send(coroutine, value)? {
+            Sent::Yielded(value) => value,
+            Sent::Returned(value) => {
+                returned = true;
+                value
+            }
+        })
+    });
+    // SAFETY: the interpreter's out-parameter.
+    unsafe { *result = value };
+    match (value.is_null(), returned) {
+        (true, _) => c::PySendResult::PYGEN_ERROR,
+        (false, true) => c::PySendResult::PYGEN_RETURN,
+        (false, false) => c::PySendResult::PYGEN_NEXT,
+    }
+}
+
+/// A null return without an exception means "returned None", which saves the exception.
+unsafe extern "C" fn iternext(coroutine: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the interpreter passes a live instance.
+    let coroutine = unsafe { Obj::from_ptr(coroutine) };
+    let mut returned_none = false;
+    let value = crate::ffi::error::guard(|| match send(coroutine, none())? {
+        Sent::Yielded(value) => Ok(value),
+        Sent::Returned(value) if value.obj().is_none() => {
+            returned_none = true;
+            Ok(value)
+        }
+        Sent::Returned(value) => Err(stop_iteration(value.obj())),
+    });
+    if returned_none {
+        // SAFETY: the None that the guard just returned owned.
+        drop(unsafe { Ref::steal_opt(value) });
+        return std::ptr::null_mut();
+    }
+    value
+}
+
+/// `am_await`: a coroutine is its own iterator, for one awaiter at a time.
+unsafe extern "C" fn am_await(coroutine: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the interpreter passes a live instance.
+    let coroutine = unsafe { Obj::from_ptr(coroutine) };
+    crate::ffi::error::guard(|| match fields(coroutine).phase() {
+        Phase::Running | Phase::Suspended => {
+            Err(Raised::runtime("coroutine is being awaited already"))
+        }
+        Phase::Created | Phase::Finished => Ok(coroutine.to_ref()),
+    })
+}
+
+fn value_or_stop(sent: Sent) -> R<Ref> {
+    match sent {
+        Sent::Yielded(value) => Ok(value),
+        Sent::Returned(value) => Err(stop_iteration(value.obj())),
+    }
+}
+
+fn method_send(coroutine: Obj<'_>, value: Obj<'_>) -> R<Ref> {
+    send(coroutine, value).and_then(value_or_stop)
+}
+
+fn method_throw(coroutine: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    if let Some(first) = args.positional().first() {
+        check_exception(*first)?;
+    }
+    throw(coroutine, exception_of(&args)?).and_then(value_or_stop)
+}
+
+fn check_exception(thrown: Obj<'_>) -> R<()> {
+    // SAFETY: alive.
+    let fits = unsafe {
+        c::PyExceptionInstance_Check(thrown.ptr()) != 0
+            || c::PyExceptionClass_Check(thrown.ptr()) != 0
+    };
+    if fits {
+        return Ok(());
+    }
+    let got = type_name(thrown)?;
+    Err(Raised::type_error(&format!(
+        "exceptions must be classes or instances deriving from BaseException, not {got}"
+    )))
+}
+
+fn kind_text(coroutine: Obj<'_>, pick: fn(&super::Kind) -> &'static str) -> R<Ref> {
+    string(fields(coroutine).kind.get().map_or("coroutine", pick))
+}
+
+fn get_name(coroutine: Obj<'_>) -> R<Ref> {
+    kind_text(coroutine, |kind| kind.name)
+}
+
+fn get_qualname(coroutine: Obj<'_>) -> R<Ref> {
+    kind_text(coroutine, |kind| kind.qualname)
+}
+
+/// asyncio asks Cython's coroutines so, to write "running" into a task's repr.
+fn get_running(coroutine: Obj<'_>) -> R<Ref> {
+    Ok(boolean(fields(coroutine).phase() == Phase::Running))
+}
+
+unsafe extern "C" fn repr(coroutine: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the interpreter passes a live instance.
+    let coroutine = unsafe { Obj::from_ptr(coroutine) };
+    crate::ffi::error::guard(|| {
+        let name = fields(coroutine)
+            .kind
+            .get()
+            .map_or("?", |kind| kind.qualname);
+        string(&format!(
+            "<coroutine object {name} at {:p}>",
+            coroutine.ptr()
+        ))
+    })
+}
+
+/// `tp_finalize`: warns of one that was never awaited, closes one that is suspended.
+unsafe extern "C" fn finalize(coroutine: *mut PyObject) {
+    // SAFETY: the interpreter passes a live instance.
+    let coroutine = unsafe { Obj::from_ptr(coroutine) };
+    let this = fields(coroutine);
+    if this.phase() == Phase::Finished {
+        return;
+    }
+    let saved = SavedError::save();
+    let done = crate::ffi::error::guard_status(|| {
+        if this.phase() == Phase::Created {
+            warn_unawaited(this, coroutine);
+        } else if let Err(raised) = close(coroutine) {
+            raised.write_unraisable(coroutine);
+        }
+        Ok(())
+    });
+    debug_assert_eq!(done, 0);
+    saved.restore();
+}
+
+#[cold]
+fn warn_unawaited(this: &Fields, coroutine: Obj<'_>) {
+    let name = this.kind.get().map_or("?", |kind| kind.qualname);
+    let message = format!("coroutine '{name}' was never awaited");
+    let Ok(message) = CString::new(message) else {
+        return;
+    };
+    // SAFETY: a static class and a NUL-terminated text.
+    let status = unsafe { c::PyErr_WarnEx(c::PyExc_RuntimeWarning, message.as_ptr(), 1) };
+    if status < 0 {
+        Raised::from_indicator().write_unraisable(coroutine);
+    }
+    // Whatever the warning did to it, it is told of once.
+    this.finish();
+}
+
+unsafe extern "C" fn traverse(
+    coroutine: *mut PyObject,
+    visit: c::visitproc,
+    arg: *mut std::ffi::c_void,
+) -> c_int {
+    // SAFETY: the collector passes a live instance.
+    let coroutine = unsafe { Obj::from_ptr(coroutine) };
+    let mut visitor = Visitor::new(visit, arg);
+    visitor.visit(coroutine.type_ptr().cast());
+    let this = fields(coroutine);
+    visitor.slot(&this.awaited);
+    for slot in &this.frame.slots {
+        visitor.slot(slot);
+    }
+    visitor.status()
+}
+
+unsafe extern "C" fn clear(coroutine: *mut PyObject) -> c_int {
+    // SAFETY: the collector passes a live instance.
+    fields(unsafe { Obj::from_ptr(coroutine) }).finish();
+    0
+}
+
+unsafe extern "C" fn dealloc(coroutine: *mut PyObject) {
+    // SAFETY: the interpreter calls this once, for an instance without references.
+    unsafe { trash::bounded(coroutine, free) }
+}
+
+/// Takes an instance apart.
+///
+/// # Safety
+/// `coroutine` is an instance of ours without references.
+unsafe fn free(coroutine: *mut PyObject) {
+    // SAFETY: an instance of ours without references; a finalizer may bring it back to life.
+    unsafe {
+        let this = fields(Obj::from_ptr(coroutine));
+        if this.phase() != Phase::Finished && c::PyObject_CallFinalizerFromDealloc(coroutine) < 0 {
+            return;
+        }
+        let class = c::Py_TYPE(coroutine);
+        c::PyObject_GC_UnTrack(coroutine.cast());
+        if !this.weakrefs.get().is_null() {
+            c::PyObject_ClearWeakRefs(coroutine);
+        }
+        this.finish();
+        future::free_instance(coroutine, class);
+    }
+}
+
+/// Creates the type, and tells `collections.abc` that it is a coroutine.
+pub fn build_type() -> R<Ref> {
+    let weakrefs = OFFSET + std::mem::offset_of!(Fields, weakrefs);
+    let class = Class::new(c"aioxide.Coroutine", OFFSET + size_of::<Fields>())
+        .flags(c::Py_TPFLAGS_DISALLOW_INSTANTIATION)
+        .doc(c"What aioxide's native `async` functions return; awaited once, like any coroutine.")
+        .slot(c::Py_tp_traverse, traverse as *mut _)
+        .slot(c::Py_tp_clear, clear as *mut _)
+        .slot(c::Py_tp_dealloc, dealloc as *mut _)
+        .slot(c::Py_tp_finalize, finalize as *mut _)
+        .slot(c::Py_tp_iternext, iternext as *mut _)
+        .slot(c::Py_tp_repr, repr as *mut _)
+        .slot(c::Py_am_await, am_await as *mut _)
+        .slot(c::Py_am_send, am_send as *mut _)
+        .weakrefs(weakrefs)
+        .methods([
+            onearg!(
+                c"send",
+                method_send,
+                c"Continues; returns what it waits for."
+            ),
+            varargs!(
+                c"throw",
+                method_throw,
+                c"Raises an exception where the coroutine waits."
+            ),
+            noargs!(
+                c"close",
+                close,
+                c"Raises GeneratorExit where the coroutine waits."
+            ),
+        ])
+        .attributes([
+            attribute!(c"__name__", get_name, c"The function's name."),
+            attribute!(
+                c"__qualname__",
+                get_qualname,
+                c"The function's qualified name."
+            ),
+            attribute!(c"cr_running", get_running, c"Whether it runs right now."),
+        ])
+        .build(None)?;
+    let coroutine = crate::ffi::call::import(c"collections.abc")?
+        .obj()
+        .getattr_str(c"Coroutine")?;
+    let register = coroutine.obj().getattr_str(c"register")?;
+    drop(register.obj().call1(class.obj())?);
+    Ok(class)
+}

@@ -1,0 +1,195 @@
+"""The protocol of native coroutines, told by `sleep`: send, throw, close, await, the end."""
+
+import asyncio
+import collections.abc
+import gc
+import inspect
+import sys
+import types
+import unittest.mock
+import warnings
+import weakref
+
+import pytest
+
+from aioxide import _aioxide
+
+
+@pytest.fixture
+def sleep(lib):
+    return asyncio.sleep if lib.kind == "asyncio" else _aioxide.sleep
+
+
+def test_awaited_in_every_way(lib, sleep):
+    async def main():
+        lib.note(await sleep(0), await sleep(0, "at once"), await sleep(0.001, "later"))
+        lib.note(await sleep(delay=-1, result="by name"))
+        lib.note(await asyncio.create_task(sleep(0.001, "task")))
+        lib.note(await asyncio.ensure_future(sleep(0, "ensured")))
+        lib.note(await asyncio.gather(sleep(0, 1), sleep(0.001, 2)))
+        lib.note(await asyncio.wait_for(sleep(0, "in time"), 10))
+        task = lib.loop.create_task(sleep(0.001, "loop"))
+        lib.note(await asyncio.shield(task))
+
+    lib.run(main)
+
+
+def test_what_it_is(lib, sleep):
+    coroutine = sleep(0)
+    lib.note(asyncio.iscoroutine(coroutine), isinstance(coroutine, collections.abc.Coroutine))
+    lib.note(inspect.isawaitable(coroutine), coroutine.__name__, coroutine.__qualname__)
+    lib.note(repr(coroutine).split(" at ")[0], coroutine.cr_running)
+    lib.note(isinstance(coroutine, collections.abc.Iterator), coroutine.close())
+    lib.note(str(inspect.signature(sleep)), sleep.__name__, sleep.__qualname__)
+    if sys.version_info >= (3, 12):
+        lib.note(inspect.iscoroutinefunction(sleep))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        lib.note(asyncio.iscoroutinefunction(sleep))
+        holder = types.SimpleNamespace(sleep=sleep)
+        mocked = unittest.mock.create_autospec(holder)
+        lib.note(asyncio.iscoroutinefunction(mocked.sleep))
+
+
+def test_driven_by_hand(lib, sleep):
+    coroutine = sleep(0, "value")
+    lib.catch(coroutine.send, 1)
+    lib.note(coroutine.send(None))
+    lib.catch(coroutine.send, None)
+    lib.catch(coroutine.send, None)
+    lib.catch(coroutine.throw, ValueError)
+    lib.note(coroutine.close(), coroutine.close())
+
+
+def test_throw_and_close(lib, sleep):
+    lib.catch(sleep(0).throw, LookupError("not begun"))
+    coroutine = sleep(0)
+    coroutine.send(None)
+    lib.catch(coroutine.throw, LookupError("begun"))
+    lib.catch(coroutine.send, None)
+    coroutine = sleep(0)
+    lib.catch(coroutine.throw)
+    lib.catch(coroutine.throw, 5)
+    coroutine.close()
+    lib.catch(coroutine.send, None)
+    coroutine = sleep(0)
+    coroutine.send(None)
+    lib.note(coroutine.close())
+    lib.catch(coroutine.send, None)
+
+
+def test_awaited_twice(lib, sleep):
+    async def main():
+        coroutine = sleep(0.001)
+        task = lib.loop.create_task(coroutine)
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError) as caught:
+            await coroutine
+        lib.note(str(caught.value))
+        await task
+        with pytest.raises(RuntimeError) as caught:
+            await coroutine
+        lib.note(str(caught.value))
+
+    lib.run(main)
+
+
+def test_cancelled_while_it_waits(lib, sleep):
+    async def main():
+        task = lib.loop.create_task(sleep(100))
+        await asyncio.sleep(0)
+        lib.note(task.cancel("reason"))
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        lib.note(caught.value.args, task.cancelled())
+
+    lib.run(main)
+
+
+def test_mistakes(lib, sleep):
+    lib.catch(sleep)
+    lib.catch(sleep, 1, 2, 3)
+    lib.catch(sleep, 1, delay=2)
+    lib.catch(lambda: sleep(1, other=2))
+
+    async def main():
+        for delay in ("text", None, *([float("nan")] if sys.version_info >= (3, 13) else [])):
+            try:
+                await sleep(delay)
+            except (TypeError, ValueError) as error:
+                lib.note(type(error), str(error))
+
+    lib.run(main)
+
+
+def test_never_awaited(lib, sleep):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sleep(0)
+        gc.collect()
+    lib.note([(w.category, str(w.message)) for w in caught])
+
+
+def test_forgotten_while_it_waits(lib, sleep):
+    coroutine = sleep(0)
+    coroutine.send(None)
+    watch = weakref.ref(coroutine)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del coroutine
+        gc.collect()
+    lib.note(watch(), caught)
+
+
+def test_a_circle_through_a_coroutine_is_collected(lib, sleep):
+    class Result:
+        pass
+
+    result = Result()
+    coroutine = sleep(0, result)
+    coroutine.send(None)
+    result.coroutine = coroutine
+    watch = weakref.ref(result)
+    del result, coroutine
+    gc.collect()
+    lib.note(watch())
+
+
+def test_method_of_a_class(lib, sleep):
+    class Zero:
+        nap = sleep
+
+        def __le__(self, other):
+            return True
+
+    async def main():
+        lib.note(await Zero().nap(), await Zero().nap("result"), Zero.nap is sleep)
+
+    lib.run(main)
+
+
+def test_exceptions_of_what_is_compared(lib, sleep):
+    class Delay:
+        def __le__(self, other):
+            raise StopIteration(5)
+
+    async def main():
+        try:
+            await sleep(Delay())
+        except RuntimeError as error:
+            lib.note(str(error), repr(error.__cause__), repr(error.__context__))
+
+    lib.run(main)
+
+
+def test_entered_again_from_within(lib, sleep):
+    class Delay:
+        def __le__(self, other):
+            lib.note(coroutine.cr_running)
+            lib.catch(coroutine.send, None)
+            lib.catch(coroutine.close)
+            return True
+
+    coroutine = sleep(Delay())
+    lib.note(coroutine.send(None))
+    coroutine.close()
