@@ -7,9 +7,10 @@ Use it in one of three ways:
 - `python -m aioxide app.py` instead of `python app.py`, with no change at all.
 
 Everything public in asyncio is here as well, so `import aioxide as asyncio` works. The layers, from
-the bottom: `_aioxide` (native: loop, tasks, futures, handles, stream transports), `loop` and its
-mixins (control plane: what happens once per loop or connection), `runner` (how a program comes to
-its loop), and this file (names only).
+the bottom: `_aioxide` (native: loop, tasks, futures, handles, transports, primitives), `loop` and
+its mixins (control plane: what happens once per loop or connection), `primitives` (which names are
+native, and where asyncio keeps them), `runner` (how a program comes to its loop), and this file
+(names only).
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import sys as _sys
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
-from . import _aioxide, _tasks, _types
+from . import _aioxide, _tasks, _types, primitives
 
-_aioxide._set_metaclass(_types._FutureMeta)
-_types.bind(_aioxide.Future, _asyncio.Future)
-_types.bind(_aioxide.Task, _asyncio.Task)
+for _native, _stock in ((_aioxide.Future, _asyncio.Future), (_aioxide.Task, _asyncio.Task)):
+    _aioxide._set_metaclass(_native, _types.NativeMeta)
+    _types.bind(_native, _stock)
+primitives.bind()
 _tasks.chain()
 
 if not TYPE_CHECKING:
@@ -49,6 +51,10 @@ from .server import Server as Server  # noqa: E402
 
 if _sys.version_info < (3, 16):
     from .runner import EventLoopPolicy as EventLoopPolicy
+
+if not TYPE_CHECKING:
+    # To a type checker they are what asyncio's are.
+    globals().update(primitives.NATIVE)
 
 #: Where asyncio has this name (3.13 on) it means the best loop of the platform.
 EventLoop = Loop

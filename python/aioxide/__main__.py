@@ -5,6 +5,7 @@
     python -m aioxide -c CODE ARGS        as `python -c CODE`
     python -m aioxide - ARGS              a program read from standard input
     python -m aioxide                     the asyncio REPL, with top-level await
+    python -m aioxide --no-accelerate ... asyncio's own primitives on aioxide's loop
 
 The program is to see what it sees under Python itself: `sys.argv`, `sys.path[0]`, a `__main__`
 module of its own (which stays `sys.modules["__main__"]` until the end, so that pickling and
@@ -31,7 +32,7 @@ from aioxide import __version__
 from aioxide.runner import adopt
 
 _USAGE = """\
-usage: python -m aioxide [-h | -V | -c CODE | -m MODULE | FILE | -] [ARG ...]
+usage: python -m aioxide [--no-accelerate] [-h | -V | -c CODE | -m MODULE | FILE | -] [ARG ...]
 
 Run a Python program on aioxide, a drop-in replacement of asyncio's event loop.
 
@@ -42,9 +43,14 @@ Run a Python program on aioxide, a drop-in replacement of asyncio's event loop.
   -h         show this help
   -V         show the version
 
+  --no-accelerate  leave asyncio's own sleep, gather, Lock, Queue and so on in their place;
+                   else the program gets aioxide's native ones
+
 Without arguments: an asyncio REPL with top-level await, on aioxide.
 Options of Python itself go before: python -X dev -m aioxide FILE.
 """
+
+_NO_ACCELERATE = "--no-accelerate"
 
 _runpy: Any = runpy
 
@@ -200,6 +206,9 @@ def _complain(complaint: str) -> NoReturn:
 
 def main(arguments: list[str]) -> None:
     """Do what the command line after `python -m aioxide` asks for."""
+    accelerate = arguments[:1] != [_NO_ACCELERATE]
+    if not accelerate:
+        arguments = arguments[1:]
     first, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if first in ("-h", "--help"):
         print(_USAGE, end="")
@@ -217,7 +226,7 @@ def main(arguments: list[str]) -> None:
     elif first.startswith("-") and first != "-" and option not in ("-c", "-m"):
         _complain(f"unknown option {first}")
 
-    adopt()
+    adopt(accelerate)
     if not first or (first == "-" and sys.stdin is not None and sys.stdin.isatty()):
         _run_repl()
     elif option == "-m":

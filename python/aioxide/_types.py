@@ -2,8 +2,9 @@
 
 The native Future and Task are subclasses of asyncio's, so a stock `asyncio.Future` (or what
 `asyncio.gather` returns) is no instance of them by inheritance. Programs that write
-`import aioxide as asyncio` ask exactly that question, hence the two native types answer for
-asyncio's classes. Subclasses that users derive from them answer for themselves, as usual.
+`import aioxide as asyncio` ask exactly that question, hence native types answer for asyncio's
+classes. So do the native primitives: with those in asyncio's place, objects that were made before
+are asked about, too. Subclasses that users derive from them answer for themselves, as usual.
 
 This file imports nothing of the extension module: `aioxide/__init__.py` hands the metaclass over
 before anything else is created.
@@ -26,11 +27,8 @@ else:
     _Base = type(Protocol)
 
 
-class _FutureMeta(_Base):
-    """Type of the native Future and Task; instance and subclass checks ask asyncio's class.
-
-    *Source*: `asyncio.Future`, `asyncio.Task`.
-    """
+class NativeMeta(_Base):
+    """Type of the native types: instance and subclass checks ask the asyncio class behind one."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
         stock = _answers_for.get(cls)

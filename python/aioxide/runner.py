@@ -1,7 +1,7 @@
 """`run`, `Runner`, `install` and `EventLoopPolicy`: how a program comes to its aioxide loop.
 
-`install` changes the process: asyncio's event loop policy, and the default of `asyncio.Runner`
-(and so of `asyncio.run`). Nothing else is patched.
+`install` changes the process: asyncio's event loop policy, the default of `asyncio.Runner` (and so
+of `asyncio.run`), and the primitives in asyncio's modules (`primitives.py`). That is all.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any, TypeVar
 
+from . import primitives
 from .loop import Loop, new_event_loop
 
 _T = TypeVar("_T")
@@ -144,13 +145,20 @@ def _policy_is_ours() -> bool:
     return isinstance(getattr(_events, "_event_loop_policy", None), EventLoopPolicy)
 
 
-def install() -> None:
+def install(*, accelerate: bool = True) -> None:
     """Make asyncio use aioxide: `asyncio.run`, `asyncio.Runner`, `asyncio.new_event_loop`.
 
     Sets the event loop policy, and makes aioxide's the default loop factory of `asyncio.Runner`.
     A factory that the program gives there still counts, and so does a policy set later. Loops and
     tasks that exist already stay what they are. May be called more than once.
+
+    Also puts the native primitives into asyncio's modules, unless `accelerate` is false: then
+    asyncio's own are there, also if an earlier call had replaced them.
     """
+    if accelerate:
+        primitives.accelerate()
+    else:
+        primitives.decelerate()
     if not _policy_is_ours():
         _set_policy(EventLoopPolicy())
     _patch_runner()
@@ -161,17 +169,20 @@ class _Adopted:
     unpickled there.
     """
 
-    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
-        return adopt, ()
+    def __init__(self, accelerate: bool) -> None:
+        self._accelerate = accelerate
+
+    def __reduce__(self) -> tuple[Callable[[bool], None], tuple[bool]]:
+        return adopt, (self._accelerate,)
 
 
-def adopt() -> None:
+def adopt(accelerate: bool = True) -> None:
     """Run this whole process on aioxide, for `python -m aioxide`: `install`, and more.
 
     asyncio's own and uvloop's loop factories then mean aioxide's, and processes that
     `multiprocessing` starts (uvicorn's workers, say) do likewise.
     """
-    install()
+    install(accelerate=accelerate)
     if _Installed.everywhere:
         return
     _Installed.everywhere = True
@@ -182,7 +193,7 @@ def adopt() -> None:
     @functools.wraps(prepare)
     def get_preparation_data(name: str) -> dict[str, Any]:
         data = prepare(name)
-        data["aioxide"] = _Adopted()
+        data["aioxide"] = _Adopted(accelerate)
         return data
 
     spawn.get_preparation_data = get_preparation_data

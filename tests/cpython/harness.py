@@ -1,6 +1,7 @@
 """Runs CPython's test modules in worker processes and judges the outcome.
 
-A *suite* says which types stand in the place of asyncio's C ones. Every module first runs with
+A *suite* says which types stand in the place of asyncio's C ones, and whether the native primitives
+stand in the place of asyncio's. Every module first runs with
 the stock types (the control); a test counts when stock passes it. May start processes, touches
 nothing else. Invariant: each counted test gets exactly one verdict, also when a worker dies.
 """
@@ -46,6 +47,8 @@ class Suite:
     task: str | None = None
     future: str | None = None
     loop: str | None = None
+    #: The native primitives stand in asyncio's modules, as after `aioxide.install()`.
+    primitives: bool = False
 
 
 STOCK = Suite("stock")
@@ -53,10 +56,33 @@ NATIVE = Suite("native", "aioxide:Task", "aioxide:Future", "aioxide:Loop")
 FOREIGN_LOOP = Suite("foreign-loop", "aioxide:Task", "aioxide:Future")
 NATIVE_TASK = Suite("native-task", task="aioxide:Task")
 NATIVE_FUTURE = Suite("native-future", future="aioxide:Future")
+# All that `aioxide.install()` gives, and the native primitives alone, on asyncio's loop and types.
+INSTALLED = Suite("installed", "aioxide:Task", "aioxide:Future", "aioxide:Loop", primitives=True)
+PRIMITIVES = Suite("primitives", primitives=True)
 
 PACKAGE = "test.test_asyncio"
 # Modules about Task and Future, run with every pairing of native and stock types.
 TYPE_MODULES = ("test_tasks", "test_futures", "test_futures2", "test_eager_task_factory")
+# Modules about primitives, and about what looks into them or is built on them.
+PRIMITIVE_MODULES = (
+    *TYPE_MODULES,
+    "test_graph",
+    "test_locks",
+    "test_pep492",
+    "test_queues",
+    "test_runners",
+    "test_server",
+    "test_staggered",
+    "test_streams",
+    "test_subprocess",
+    "test_taskgroups",
+    "test_threads",
+    "test_timeouts",
+    "test_tools",
+    "test_unittest.test_async_case",
+    "test_unittest.testmock.testasync",
+    "test_waitfor",
+)
 # Modules of CPython's tests outside of that package that run coroutines on loops.
 OTHER_MODULES = (
     "test_asyncgen",
@@ -200,8 +226,8 @@ def cases() -> list[tuple[Suite, str]]:
     return [
         (suite, module)
         for module in modules()
-        for suite in (NATIVE, FOREIGN_LOOP, NATIVE_TASK, NATIVE_FUTURE)
-        if suite is NATIVE or module in TYPE_MODULES
+        for suite in (NATIVE, FOREIGN_LOOP, NATIVE_TASK, NATIVE_FUTURE, INSTALLED, PRIMITIVES)
+        if suite is NATIVE or module in (PRIMITIVE_MODULES if suite.primitives else TYPE_MODULES)
     ]
 
 
@@ -232,6 +258,7 @@ def run(
         "task": suite.task,
         "future": suite.future,
         "loop": suite.loop,
+        "primitives": suite.primitives,
         "leave_out": [entry.test for entry in expected if entry.hangs and suite is not STOCK],
     }
     return run_request(HERE / "worker.py", request, path)

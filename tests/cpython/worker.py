@@ -6,8 +6,8 @@ subclass of them at import; whatever stands under those two names before the imp
 test. The same holds for the names that make loops (`stand_ins.py`). Nothing of CPython's is copied:
 the `test` package of the running interpreter is imported.
 
-Input: one JSON object as the only argument (`module`, `task`, `future`, `loop`, `skip`,
-`leave_out` as shell patterns, and `only` if the others are to be left out, too).
+Input: one JSON object as the only argument (`module`, `task`, `future`, `loop`, `primitives`,
+`skip`, `leave_out` as shell patterns, and `only` if the others are to be left out, too).
 Output: one JSON line per event on the descriptor `AIOXIDE_RESULT_FD`: `start` before a test,
 `done` after it, `end` once. A process that dies leaves a `start` without its `done`.
 """
@@ -167,6 +167,8 @@ def serve(
 def load(request: dict[str, Any]) -> Iterator[unittest.TestCase]:
     """Put the types and loops under test into their places, then find the module's tests."""
     replace_types(request["task"], request["future"])
+    if request["primitives"]:
+        importlib.import_module("aioxide.primitives").accelerate()
     if request["loop"] is not None:
         stand_ins.replace_loops(request["loop"], request["module"])
     module = importlib.import_module(request["module"])

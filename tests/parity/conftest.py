@@ -8,13 +8,14 @@ After each body the harness closes what the body left open, and fails the test f
 `asyncio` logger at WARNING or above, unraisable exception, ResourceWarning or RuntimeWarning, file
 descriptor or thread that the body did not take or end itself.
 
-Kinds:
+Kinds; those with a star run with the native primitives in the place of asyncio's:
     asyncio   stock loop, stock types: the reference
-    aioxide   aioxide.Loop and its native types
+    aioxide*  aioxide.Loop and its native types
     loose     aioxide.Loop(hold_tasks=False)
-    foreign   stock loop that makes aioxide.Task and aioxide.Future
-    guest     aioxide.Loop that makes asyncio.Task and asyncio.Future
-    pure      aioxide.Loop that makes the pure Python Task and Future of asyncio
+    foreign*  stock loop that makes aioxide.Task and aioxide.Future
+    guest*    aioxide.Loop that makes asyncio.Task and asyncio.Future
+    visiting* stock loop, stock types
+    pure*     aioxide.Loop that makes the pure Python Task and Future of asyncio
 """
 
 from __future__ import annotations
@@ -42,9 +43,12 @@ import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 import aioxide
+from aioxide import primitives
 
 KINDS = ("asyncio", "aioxide")
-ALL_KINDS = ("asyncio", "aioxide", "loose", "foreign", "guest")
+ALL_KINDS = ("asyncio", "aioxide", "loose", "foreign", "guest", "visiting")
+# Kinds that leave asyncio's own primitives in their place.
+UNACCELERATED = ("asyncio", "loose")
 # A body that takes longer hangs: dump every stack and end the run, rather than wait for ever.
 BODY_SECONDS_MAX = 60
 # High enough that a busy machine never adds a slow-callback line to a test about something else.
@@ -133,7 +137,7 @@ class Lib:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.native_loop = kind not in ("asyncio", "foreign")
+        self.native_loop = kind not in ("asyncio", "foreign", "visiting")
         self.native_types = kind in ("aioxide", "loose", "foreign")
         self.trace: list[Any] = []
         self.records: list[logging.LogRecord] = []
@@ -141,13 +145,13 @@ class Lib:
         self.warned: list[warnings.WarningMessage] = []
         self.loops: list[Any] = []
         self._loop: Any = None
-        if kind in ("asyncio", "guest"):
+        if kind in ("asyncio", "guest", "visiting"):
             self.Task, self.Future = asyncio.Task, asyncio.Future
         elif kind == "pure":
             self.Task, self.Future = asyncio.tasks._PyTask, asyncio.futures._PyFuture
         else:
             self.Task, self.Future = aioxide.Task, aioxide.Future
-        if kind == "asyncio":
+        if kind in ("asyncio", "visiting"):
             self._make: Callable[..., Any] = asyncio.SelectorEventLoop
         elif kind == "foreign":
             self._make = ForeignLoop
@@ -381,11 +385,14 @@ def lib(request: pytest.FixtureRequest) -> Iterator[Lib]:
     elif _stock_traces.get(key, _MISSING) is None:
         pytest.fail("stock asyncio did not pass this body")
     lib = Lib(kind)
+    if kind not in UNACCELERATED:
+        primitives.accelerate()
     with _watched(lib):
         try:
             yield lib
         finally:
             lib.close()
+            primitives.decelerate()
 
 
 @pytest.hookimpl(wrapper=True)

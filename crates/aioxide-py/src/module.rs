@@ -7,32 +7,37 @@ use std::ffi::{c_int, c_void};
 use pyo3_ffi as c;
 
 use crate::ffi::object::none_ref;
-use crate::ffi::{Obj, PyObject, R, Raised, Ref};
+use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref};
 use crate::state;
 
-/// `_set_metaclass(meta)`: makes `meta` the class of the types `Future` and `Task`, so that
+/// `_set_metaclass(class, meta)`: makes `meta` the class of a native type, so that
 /// `isinstance(stock_future, aioxide.Future)` can be answered in Python.
-fn set_metaclass(_module: Obj<'_>, meta: Obj<'_>) -> R<Ref> {
-    let types = &state::state().types;
+fn set_metaclass(_module: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    let [class, meta] = args.positional() else {
+        return Err(Raised::type_error("a class and a metaclass were expected"));
+    };
     // SAFETY: alive; `type` is a static of the interpreter.
     let is_meta = unsafe {
         c::PyType_Check(meta.ptr()) != 0
             && c::PyType_IsSubtype(meta.ptr().cast(), &raw mut c::PyType_Type) != 0
     };
-    if !is_meta {
-        return Err(Raised::type_error("a metaclass was expected"));
+    // SAFETY: alive; the flags of what is a type object.
+    let is_ours = unsafe {
+        c::PyType_Check(class.ptr()) != 0
+            && (*class.ptr().cast::<c::PyTypeObject>()).tp_flags & c::Py_TPFLAGS_HEAPTYPE != 0
+    };
+    if !is_meta || !is_ours {
+        return Err(Raised::type_error("a class and a metaclass were expected"));
     }
-    for class in [&types.future, &types.task] {
-        let new = meta.to_ref().into_ptr();
-        // SAFETY: a subclass of `type` without fields of its own has the layout of `type`; a type
-        // object holds a reference to its class if that is on the heap.
-        let old = unsafe { std::mem::replace(&mut (*class.ptr()).ob_type, new.cast()) };
-        // SAFETY: the reference that the type object held; `type` itself is immortal or counted.
-        let was_heap = unsafe { (*old).tp_flags & c::Py_TPFLAGS_HEAPTYPE != 0 };
-        if was_heap {
-            // SAFETY: as above.
-            drop(unsafe { Ref::steal_opt(old.cast()) });
-        }
+    let new = meta.to_ref().into_ptr();
+    // SAFETY: a subclass of `type` without fields of its own has the layout of `type`; a type
+    // object holds a reference to its class if that is on the heap.
+    let old = unsafe { std::mem::replace(&mut (*class.ptr()).ob_type, new.cast()) };
+    // SAFETY: the reference that the type object held; `type` itself is immortal or counted.
+    let was_heap = unsafe { (*old).tp_flags & c::Py_TPFLAGS_HEAPTYPE != 0 };
+    if was_heap {
+        // SAFETY: as above.
+        drop(unsafe { Ref::steal_opt(old.cast()) });
     }
     Ok(none_ref())
 }
@@ -45,10 +50,10 @@ fn native_tasks(_module: Obj<'_>) -> R<Ref> {
 
 fn methods() -> Vec<c::PyMethodDef> {
     vec![
-        crate::ffi::class::onearg!(
+        crate::ffi::class::varargs!(
             c"_set_metaclass",
             set_metaclass,
-            c"Sets the class of the types Future and Task."
+            c"($module, cls, meta, /)\nSets the class of a native type."
         ),
         #[cfg(not(Py_3_14))]
         crate::ffi::class::noargs!(

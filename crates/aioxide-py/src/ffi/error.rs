@@ -116,6 +116,13 @@ impl Raised {
         Raised(())
     }
 
+    /// Raises an exception instance as `raise exc` does: what is being handled becomes its context.
+    pub fn raise(exc: Ref) -> Raised {
+        // SAFETY: an exception instance, alive; SetObject takes its own references.
+        unsafe { c::PyErr_SetObject(exc.obj().type_obj().ptr(), exc.ptr()) };
+        Raised(())
+    }
+
     /// Clears the indicator and returns the exception, normalized, with its traceback.
     pub fn take(self) -> Ref {
         #[cfg(Py_3_12)]

@@ -187,6 +187,6 @@ pub fn result(future: Obj<'_>) -> R<Ref> {
     }
     match outcome(this)? {
         Outcome::Value(value) => Ok(value),
-        Outcome::Error(error) => Err(Raised::throw(error)),
+        Outcome::Error(error) => Err(Raised::raise(error)),
     }
 }

@@ -1,0 +1,76 @@
+"""The native primitives, and the places where asyncio keeps what they replace.
+
+`aioxide.sleep` and its sisters are native whoever asks. `install` and `python -m aioxide` also put
+them into asyncio's own modules, so that libraries get them unchanged. One table says what goes
+where. Only asyncio's own objects are replaced: what somebody else has put in a place stays there.
+
+A native class is a subclass of the class that it replaces, and answers instance checks for it
+(`_types.py`), so both may be in use side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from typing import Any
+
+from . import _aioxide, _types
+
+#: Name -> the submodules of asyncio that hold it: the one that defines it, then those that
+#: imported it from there by name. The package `asyncio` itself holds every one of them.
+TABLE: dict[str, tuple[str, ...]] = {
+    "sleep": ("tasks", "streams"),
+}
+
+#: Name -> the native object.
+NATIVE: dict[str, Any] = {name: getattr(_aioxide, name) for name in TABLE}
+
+
+def _modules(name: str) -> list[Any]:
+    """Return the modules of asyncio that hold `name`."""
+    return [asyncio, *(importlib.import_module(f"asyncio.{home}") for home in TABLE[name])]
+
+
+def _stock(name: str) -> Any:
+    """Return asyncio's own object, or None where somebody else's has taken its place."""
+    home = f"asyncio.{TABLE[name][0]}"
+    found = getattr(importlib.import_module(home), name, None)
+    return found if getattr(found, "__module__", None) == home else None
+
+
+#: Name -> asyncio's own object, as it was when aioxide was imported.
+STOCK: dict[str, Any] = {name: _stock(name) for name in TABLE}
+
+
+def bind() -> None:
+    """Let native classes answer instance checks for asyncio's. Called once, at import."""
+    for name, native in NATIVE.items():
+        stock = STOCK[name]
+        if isinstance(native, type) and isinstance(stock, type):
+            _aioxide._set_metaclass(native, _types.NativeMeta)
+            _types.bind(native, stock)
+
+
+def _exchange(name: str, old: Any, new: Any) -> None:
+    """Put `new` wherever asyncio has `old` under `name`."""
+    if old is None:
+        return
+    for module in _modules(name):
+        if getattr(module, name, None) is old:
+            setattr(module, name, new)
+
+
+def accelerate() -> None:
+    """Put the native primitives into asyncio's modules. May be called more than once.
+
+    Whoever has imported one of asyncio's own by name keeps it, and it works as before.
+    """
+    for name, native in NATIVE.items():
+        _exchange(name, STOCK[name], native)
+
+
+def decelerate() -> None:
+    """Give asyncio's modules their own primitives back: undoes `accelerate`."""
+    for name, native in NATIVE.items():
+        if STOCK[name] is not None:
+            _exchange(name, native, STOCK[name])
