@@ -9,6 +9,7 @@ import cases
 import collect
 import echo
 import inside
+import transfer
 
 
 def nothing_more(_cells: collect.Cells) -> str:
@@ -47,6 +48,13 @@ FAMILIES = (
         "One message in flight on each connection; the server has one core, the clients (C) the "
         "other. The C server is the limit, not a competitor.",
         echo.CASES,
+    ),
+    Family(
+        "transfer",
+        "Bulk, connections, handshakes",
+        "Bulk: one connection, 10^9 bytes per second. Connections: 16 at a time, one 64-byte "
+        "request on each. Handshakes: TLS 1.3, ECDSA P-256, no session resumed.",
+        transfer.CASES,
     ),
 )
 CASES = [case for family in FAMILIES for case in family.cases]

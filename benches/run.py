@@ -27,7 +27,7 @@ import environment
 import families
 import lines
 import loops
-import report
+import tables
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -61,7 +61,7 @@ def chapter(family: families.Family, chosen: Iterable[cases.Case], cells: collec
         if len(metrics) > 1:
             direction = "higher" if metric.higher_is_better else "lower"
             parts.append(f"{metric.title.capitalize()} ({direction} is better):")
-        parts.append(report.table(made))
+        parts.append(tables.table(made))
     if remarks := family.remarks(cells):
         parts.append(remarks)
     return "\n\n".join(parts)
@@ -77,7 +77,7 @@ def text(
     spread = "the least and the greatest round" if options.rounds > 1 else "the least and greatest"
     parts = [
         f"# Benchmark, {options.form} form",
-        report.environment(record),
+        tables.environment(record),
         f"Medians of {options.rounds} interleaved rounds; small: {spread}. Bold: we lose.",
     ]
     with_cpu = [shown(case, options.clock) for case in chosen]
@@ -89,8 +89,8 @@ def text(
             parts.append(chapter(own, with_cpu, cells))
     compared = lines.first_metrics(with_cpu, cells)
     parts += ["## In short", f"{loops.SUBJECT} against the best peer of each case:"]
-    parts += [report.summary(compared)]
-    if failed := report.failures(compared):
+    parts += [tables.summary(compared)]
+    if failed := tables.failures(compared):
         parts += [f"No number:\n\n{failed}"]
     return "\n\n".join(parts) + "\n"
 
@@ -123,6 +123,7 @@ def parse() -> argparse.Namespace:
         help="cpu: CPU time per operation, for a machine that is not quiet",
     )
     parser.add_argument("--save", metavar="NAME", help="of the files in results/; a date if none")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--again", type=Path, metavar="JSON", help="print a saved run once more")
     parser.set_defaults(form="short")
     options = parser.parse_args()
@@ -159,17 +160,17 @@ def again(options: argparse.Namespace) -> None:
 
 
 def save(
-    name: str, measured: cases.Effort, cells: collect.Cells, record: dict[str, object], written: str
+    path: Path, measured: cases.Effort, cells: collect.Cells, record: dict[str, object], text: str
 ) -> None:
-    """Write all samples and the report."""
-    RESULTS.mkdir(exist_ok=True)
+    """Write all samples and the report, `path` being without an extension."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     raw = [
         {"case": case, "entrant": entrant, "rounds": cell.rounds, "failure": cell.failure}
         for (case, entrant), cell in cells.items()
     ]
     saved = {"environment": record, "effort": dataclasses.asdict(measured), "cells": raw}
-    (RESULTS / f"{name}.json").write_text(json.dumps(saved, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(written)
+    Path(f"{path}.json").write_text(json.dumps(saved, indent=1) + "\n")
+    Path(f"{path}.md").write_text(text)
 
 
 def main() -> None:
@@ -195,8 +196,8 @@ def main() -> None:
     written = text(options, chosen, cells, record)
     print(written)
     name = options.save or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    save(name, measured, cells, record, written)
-    print(f"saved: {RESULTS / name}.json, .md ({record['seconds']} s)", file=sys.stderr)
+    save(options.results / name, measured, cells, record, written)
+    print(f"saved: {options.results / name}.json, .md ({record['seconds']} s)", file=sys.stderr)
 
 
 if __name__ == "__main__":

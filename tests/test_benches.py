@@ -1,0 +1,187 @@
+"""The benchmark suite's own logic: order, statistics, what the report says. Never speed."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import cases
+import collect
+import inside
+import lines
+import load
+import loops
+import rows
+import tables
+
+BENCHES = Path(tables.__file__).parent
+
+RATE = cases.Metric("rate", "throughput", "requests/s", higher_is_better=True)
+TIME = cases.Metric("wall", "time", "ns")
+EFFORT = cases.Effort("quick", 3, 0.001, 20)
+
+
+def line(metric: cases.Metric = TIME, beside: tuple[str, ...] = (), **medians: float) -> lines.Line:
+    """A line with one round of one sample for each entrant."""
+    samples = {name.replace("_", "-"): [value] for name, value in medians.items()}
+    return lines.Line("case", "title", metric, samples, {}, beside)
+
+
+def case(name: str, measure: object = None, **options: object) -> cases.Case:
+    """A case that gives 1.0, if it gives anything."""
+    give = measure or (lambda entrant, effort: {"wall": [1.0]})
+    return cases.Case(name, name, (TIME,), give, **options)  # type: ignore[arg-type]
+
+
+# --- order ---
+
+
+def test_rounds_interleave_and_rotate() -> None:
+    order = [
+        (turn, each.name, entrant)
+        for turn, each, entrant in collect.schedule([case("a"), case("b")], ["x", "y", "z"], 2)
+    ]
+    first = [(0, name, loop) for name in "ab" for loop in "xyz"]
+    second = [(1, name, loop) for name in "ab" for loop in "yzx"]
+    assert order == first + second
+
+
+def test_a_case_may_want_fewer_rounds() -> None:
+    chosen = [case("a", rounds_max=1), case("b")]
+    order = [(turn, each.name) for turn, each, _ in collect.schedule(chosen, ["x"], 3)]
+    assert order == [(0, "a"), (0, "b"), (1, "b"), (2, "b")]
+
+
+def test_our_loop_alone_takes_part_where_it_may_differ() -> None:
+    here = [loops.CONTROL, loops.SUBJECT, loops.SUBJECT_LOOP]
+    assert collect.entrants(case("a", beside=("limit",)), here) == [*here[:2], "limit"]
+    assert collect.entrants(case("a", primitives=True), here) == here
+
+
+# --- failures ---
+
+
+def test_a_failure_is_kept_and_the_others_go_on() -> None:
+    calls: list[str] = []
+
+    def measure(entrant: str, effort: cases.Effort) -> cases.Samples:
+        calls.append(entrant)
+        if entrant == "bad":
+            raise cases.Failure("it broke")
+        return {"wall": [1.0]}
+
+    cells = collect.collect([case("a", measure)], ["good", "bad"], EFFORT)
+    assert sorted(calls) == ["bad", "good", "good", "good"]
+    assert cells["a", "bad"].failure == "it broke"
+    made = lines.make(case("a"), TIME, cells)
+    assert "**failed**" in tables.table([made])
+    assert tables.failures([made]) == "- bad, a: it broke"
+
+
+def test_a_late_failure_hides_no_number() -> None:
+    cells = {("a", "x"): collect.Cell([{"wall": [2.0]}, {"wall": [4.0]}], "later")}
+    text = tables.table([lines.make(case("a"), TIME, cells)])
+    assert "3 <sub>2..4</sub> **(failed later)**" in text
+
+
+def test_a_loop_that_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(cases.Failure, match="invalid choice: 'nosuchloop'"):
+        inside.measure(rows.ROWS["sleep0"], "sleep0", "nosuchloop", EFFORT)
+
+
+# --- statistics ---
+
+
+def test_a_round_is_the_median_of_its_samples() -> None:
+    cell = collect.Cell([{"wall": [9.0, 1.0, 2.0]}, {"wall": [4.0]}, {"cpu": [7.0]}])
+    assert lines.numbers(cell, "wall") == [2.0, 4.0]
+    assert lines.numbers(collect.Cell([{"wall": [9.0, 1.0, 2.0]}]), "wall") == [9.0, 1.0, 2.0]
+    assert lines.numbers(collect.Cell(), "wall") == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "ratio", "best"), [(TIME, 2.0, "uvloop"), (RATE, 0.25, "rloop")]
+)
+def test_ratios_say_how_many_times_better(metric: cases.Metric, ratio: float, best: str) -> None:
+    made = line(metric, asyncio=400, uvloop=200, rloop=800, aioxide=100 if metric is TIME else 200)
+    assert made.best_peer() == best
+    assert made.advantage("aioxide", best) == ratio
+
+
+def test_who_does_not_compete_is_no_peer() -> None:
+    made = line(beside=("c-epoll", "node"), c_epoll=1, node=2, aioxide_loop=3, asyncio=9, aioxide=4)
+    assert made.best_peer() == "asyncio"
+    assert made.limit() == "c-epoll"
+
+
+@pytest.mark.parametrize(
+    ("ours", "side", "shown"),
+    [(50, "ahead", "2.00x uvloop"), (101, "level", "0.99x uvloop"), (200, "behind", "**0.50x")],
+)
+def test_losses_are_as_plain_as_wins(ours: float, side: str, shown: str) -> None:
+    made = line(uvloop=100, aioxide=ours)
+    assert made.side() == side
+    assert tables.verdict(made).startswith(shown)
+    assert f"- {side}: 1: title" in tables.summary([made])
+
+
+def test_a_case_without_our_number_is_counted() -> None:
+    made = lines.Line("case", "title", TIME, {"uvloop": [1.0], "aioxide": []}, {"aioxide": "no"})
+    assert "- no number: 1: title" in tables.summary([made])
+    assert tables.verdict(made) == ""
+
+
+def test_table_has_a_column_for_each_entrant() -> None:
+    table = tables.table([line(RATE, ("c-epoll",), aioxide=90, asyncio=30, c_epoll=100)])
+    head, _, row = table.splitlines()
+    assert head == "|  | asyncio | aioxide | c-epoll | of limit | to asyncio | to best peer |"
+    assert row == "| title (requests/s) | 30 | 90 | 100 | 0.90 | 3.00x | 3.00x asyncio |"
+
+
+# --- the whole ---
+
+
+def test_a_run_leaves_all_samples(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHES / "run.py"), "--only", "sleep0", "--rounds", "2"]
+    command += ["--loops", "asyncio,aioxide", "--seconds", "0.001", "--results", str(tmp_path)]
+    done = subprocess.run([*command, "--save", "it"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    saved = json.loads((tmp_path / "it.json").read_text())
+    assert {cell["entrant"] for cell in saved["cells"]} == {"asyncio", "aioxide"}
+    assert all(len(cell["rounds"]) == 2 for cell in saved["cells"])
+    assert saved["environment"]["kernel"]
+    assert (tmp_path / "it.md").read_text() in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["echo", "churn"])
+def test_load_reaches_the_limit(kind: str) -> None:
+    counts = load.measure(load.LIMIT, "tcp", "echo", load.Load(kind, 2, 100, requests=50))
+    assert counts["all"] == 50
+    assert counts["server_cpu"] > 0
+
+
+def lie(listener: socket.socket) -> None:
+    """Answers one message with another of its length."""
+    client, _ = listener.accept()
+    with client:
+        client.sendall(bytes(len(client.recv(100))))
+
+
+def test_load_takes_no_wrong_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=partial(lie, listener))
+        server.start()
+        target = f"tcp:{listener.getsockname()[1]}"
+        command = load.client_command(target, load.Load("echo", 1, 10, 1000))
+        done = subprocess.run(command, capture_output=True, text=True)
+        server.join()
+    assert done.returncode == 1
+    assert "the answer is wrong" in done.stderr
