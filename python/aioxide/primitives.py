@@ -19,6 +19,7 @@ from . import _aioxide, _types
 #: Name -> the submodules of asyncio that hold it: the one that defines it, then those that
 #: imported it from there by name. The package `asyncio` itself holds every one of them.
 TABLE: dict[str, tuple[str, ...]] = {
+    "gather": ("tasks",),
     "sleep": ("tasks", "streams"),
 }
 

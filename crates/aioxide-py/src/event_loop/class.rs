@@ -13,7 +13,7 @@ use aioxide_core::inbox::Inbox;
 use aioxide_core::turn::Turn;
 use pyo3_ffi as c;
 
-use super::{Entry, LoopFields, Registration, create, fields, look, run, schedule, watch};
+use super::{LoopFields, Registration, create, fields, look, run, schedule, watch};
 use crate::ffi::call::{float, uint};
 use crate::ffi::class::{
     Class, Visitor, attribute, bind_tuple, initializer, noargs, onearg, varargs,
@@ -60,17 +60,13 @@ impl LoopFields {
     }
 
     fn visit(&self, visitor: &mut Visitor) {
-        let entry = |visitor: &mut Visitor, entry: &Entry| match entry {
-            Entry::Step(object) | Entry::Call(object) => visitor.visit(object.ptr()),
-            Entry::Io(..) => {}
-        };
         visitor.slot(&self.task_factory);
         visitor.slot(&self.current_handle);
         if let Ok(turn) = self.turn.try_borrow() {
-            turn.ready.iter().for_each(|item| entry(visitor, item));
+            turn.ready.iter().for_each(|entry| entry.visit(visitor));
             turn.timers
                 .iter()
-                .for_each(|(_, item)| entry(visitor, item));
+                .for_each(|(_, entry)| entry.visit(visitor));
             for (_, registration) in turn.registrations.iter() {
                 match registration {
                     Registration::Native { object, .. } => visitor.visit(object.ptr()),

@@ -25,22 +25,42 @@ use aioxide_core::inbox::Inbox;
 use aioxide_core::slab::Token;
 use aioxide_core::turn::Turn;
 
+use crate::ffi::class::Visitor;
 use crate::ffi::{Obj, R, Raised, Ref, Slot, layout};
 use crate::state::state;
+use crate::sync::Listener;
 use held::Held;
 
 pub use class::build_type;
+pub use create::create_plain_task;
 pub use schedule::foreign_call_soon;
 pub use watch::fd_of;
 
 /// Something to run in a turn.
+#[derive(Clone)]
 pub enum Entry {
     /// The next step of a native task.
     Step(Ref),
     /// A handle.
     Call(Ref),
+    /// A native object that listens, the future that is done, and how the object is told.
+    Done(Ref, Ref, Listener),
     /// Readiness of a native transport or listener.
     Io(Token, Readiness),
+}
+
+impl Entry {
+    /// Visits its references, for the collector.
+    fn visit(&self, visitor: &mut Visitor) {
+        match self {
+            Entry::Step(object) | Entry::Call(object) => visitor.visit(object.ptr()),
+            Entry::Done(target, future, _) => {
+                visitor.visit(target.ptr());
+                visitor.visit(future.ptr());
+            }
+            Entry::Io(..) => {}
+        }
+    }
 }
 
 // SAFETY: entries cross threads only through the inbox, put in and taken out by threads that are

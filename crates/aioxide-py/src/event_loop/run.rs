@@ -14,7 +14,7 @@ use super::{Entry, LoopFields, Registration, fields};
 use crate::ffi::call::float;
 use crate::ffi::class::noargs;
 use crate::ffi::error::check;
-use crate::ffi::object::none_ref;
+use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Obj, R, Raised, Ref, park};
 use crate::state::state;
 use crate::{handle, task};
@@ -243,7 +243,7 @@ impl LoopFields {
             Entry::Step(task) => match task::run_step(task.obj()) {
                 Ok(()) => Ok(()),
                 Err(raised) if raised.is_exit() => Err(raised),
-                Err(raised) => self.report_step(task, raised),
+                Err(raised) => self.report_entry(entry, raised),
             },
             Entry::Call(handle) => {
                 let fields = handle::fields(handle.obj());
@@ -252,6 +252,13 @@ impl LoopFields {
                     Ok(())
                 } else {
                     handle::run(handle.obj())
+                }
+            }
+            Entry::Done(target, future, listener) => {
+                match listener.tell(target.obj(), future.obj()) {
+                    Ok(()) => Ok(()),
+                    Err(raised) if raised.is_exit() => Err(raised),
+                    Err(raised) => self.report_entry(entry, raised),
                 }
             }
             Entry::Io(token, readiness) => {
@@ -269,19 +276,15 @@ impl LoopFields {
         }
     }
 
-    /// A step that could not even run: reported as asyncio reports a failing callback.
+    /// A step that could not even run, or a listener that failed: reported as asyncio reports a
+    /// failing callback.
     #[cold]
-    fn report_step(&self, task: &Ref, raised: Raised) -> R<()> {
+    fn report_entry(&self, entry: &Entry, raised: Raised) -> R<()> {
         let error = raised.take();
-        let callback = task::step_callback(task.obj())?;
-        let context = task::fields(task.obj()).context.get();
-        let callback = handle::Callback {
-            function: callback.obj(),
-            args: &[],
-            context: context.as_ref().map(Ref::obj),
-        };
-        let handle = self.new_handle(&callback, None)?;
-        handle::report(handle.obj(), error)
+        match self.handle_of(entry)? {
+            Some(handle) => handle::report(handle.obj(), error),
+            None => Err(Raised::throw(error)),
+        }
     }
 
     /// Debug mode: warns about an entry that takes `slow_callback_duration` or longer.
@@ -304,6 +307,11 @@ impl LoopFields {
                 .repr()
                 .and_then(|text| crate::ffi::call::string(&text)),
             Entry::Call(handle) => asyncio.format_handle.obj().call1(handle.obj()),
+            Entry::Done(..) => {
+                let handle = self.handle_of(&entry)?;
+                let handle = handle.as_ref().map_or_else(none, Ref::obj);
+                asyncio.format_handle.obj().call1(handle)
+            }
             Entry::Io(token, _) => self.describe_io(*token),
         }?;
         let format = crate::ffi::call::string("Executing %s took %.3f seconds")?;

@@ -188,3 +188,27 @@ pub fn bound_method(function: Obj<'_>, instance: Obj<'_>) -> R<Ref> {
     // SAFETY: both alive; the result is owned or null with an error.
     unsafe { Ref::steal(PyMethod_New(function.ptr(), instance.ptr())) }
 }
+
+/// Whether the object is equal to itself only and hashed by its address.
+#[inline]
+pub fn has_identity(object: Obj<'_>) -> bool {
+    let plain = &raw const c::PyBaseObject_Type;
+    // SAFETY: an object keeps its type alive; `object` is a static type.
+    let (class, plain) = unsafe { (&*object.type_ptr(), &*plain) };
+    let address = |hash: Option<c::hashfunc>| hash.map(|function| function as usize);
+    let compare = |function: Option<c::richcmpfunc>| function.map(|function| function as usize);
+    address(class.tp_hash) == address(plain.tp_hash)
+        && compare(class.tp_richcompare) == compare(plain.tp_richcompare)
+}
+
+/// Everything that an iterable gives.
+pub fn collect(iterable: Option<Obj<'_>>) -> R<Vec<Ref>> {
+    let mut items = Vec::new();
+    if let Some(iterable) = iterable {
+        let iterator = iter(iterable)?;
+        while let Some(item) = next(iterator.obj())? {
+            items.push(item);
+        }
+    }
+    Ok(items)
+}

@@ -2,11 +2,20 @@
 //! coroutine here.
 //!
 //! Rooms: `coroutine` (the object and how it is driven), `function` (callables that return one),
-//! then one file for each primitive.
+//! `listener` (native objects that are told when a future is done), `child` (futures and tasks of
+//! any make), then one file for each primitive; `gathering` is the future that `gather` returns.
+//! Invariant: whoever wakes somebody does so by an entry of the ready queue where asyncio has one,
+//! so the order of wake-ups is asyncio's.
 
+pub mod child;
 pub mod coroutine;
 pub mod function;
+pub mod gather;
+pub mod gathering;
+mod listener;
 mod sleep;
+
+pub use listener::Listener;
 
 use crate::ffi::{Obj, R};
 
