@@ -47,9 +47,9 @@ names! {
     error_received, exception, fileno, future, get_buffer, get_debug, get_extra_info, get_loop,
     getpeercert, getpeername, getsockname, gi_code, handle, is_closing, is_running, message,
     pause_reading, pause_writing, peercert, peername, pending, pipe, pipe_data_received, protocol,
-    raw, read, release, result, resume_reading, resume_writing, run, set_exception, set_name,
-    set_result, shutdown, socket, sockname, source_traceback, ssl_object, sslcontext, task, throw,
-    time, transport, unwrap, value, warning, wrap_bio, write,
+    raw, read, recv, recv_into, release, result, resume_reading, resume_writing, run, send,
+    set_exception, set_name, set_result, shutdown, socket, sockname, source_traceback, ssl_object,
+    sslcontext, task, throw, time, transport, unwrap, value, warning, wrap_bio, write,
 }
 
 /// asyncio's own objects that the hot types call.
@@ -96,6 +96,11 @@ pub struct Asyncio {
     pub future_class: Ref,
     pub task_class: Ref,
     pub socket_class: Ref,
+    /// `_socket.socket`, which `socket.socket` derives from, and methods of it.
+    pub socket_base: Ref,
+    pub socket_recv: Ref,
+    pub socket_recv_into: Ref,
+    pub socket_send: Ref,
     /// `io.FileIO`, which owns the descriptor of a file or pipe.
     pub file_class: Ref,
     pub read_transport_class: Ref,
@@ -256,6 +261,7 @@ impl Asyncio {
         };
         let tasks = import(c"asyncio.tasks")?;
         let native = import(c"_asyncio")?;
+        let socket_base = get(c"_socket", c"socket")?;
         let base_loop = get(c"asyncio.base_events", c"BaseEventLoop")?;
         Ok(Asyncio {
             cancelled_error: get(c"asyncio.exceptions", c"CancelledError")?,
@@ -301,6 +307,10 @@ impl Asyncio {
             future_class: native.obj().getattr_str(c"Future")?,
             task_class: native.obj().getattr_str(c"Task")?,
             socket_class: get(c"socket", c"socket")?,
+            socket_recv: socket_base.obj().getattr_str(c"recv")?,
+            socket_recv_into: socket_base.obj().getattr_str(c"recv_into")?,
+            socket_send: socket_base.obj().getattr_str(c"send")?,
+            socket_base,
             file_class: get(c"io", c"FileIO")?,
             read_transport_class: get(c"asyncio.transports", c"ReadTransport")?,
         })

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::watched::Watcher;
 use super::{Entry, Registration, fields};
 use crate::ffi::call::{int, list, tuple};
 use crate::ffi::object::none;
@@ -32,7 +33,7 @@ pub fn scheduled(event_loop: Obj<'_>) -> R<Ref> {
         let turn = fields(event_loop).turn.borrow();
         let shown = |entry: &Entry| match entry {
             Entry::Call(handle) => Some(handle.clone()),
-            Entry::Step(_) | Entry::Done(..) | Entry::Io(..) => None,
+            Entry::Step(_) | Entry::Done(..) | Entry::Io(..) | Entry::Attempt(_) => None,
         };
         turn.timers
             .iter()
@@ -43,21 +44,24 @@ pub fn scheduled(event_loop: Obj<'_>) -> R<Ref> {
 }
 
 /// `loop._watched`: for each descriptor that is watched its number, what for (1: reading, 2:
-/// writing, as in `selectors`), and the handles of its reader and writer, or None.
+/// writing, as in `selectors`), and its reader and writer: the handle, the future of an operation,
+/// or None.
 pub fn watched(event_loop: Obj<'_>) -> R<Ref> {
     let found: Vec<_> = {
         let turn = fields(event_loop).turn.borrow();
-        let shown = |registration: &Registration| {
-            let interest = registration.interest();
-            let handles = match registration {
-                Registration::Watch { reader, writer, .. } => [reader.clone(), writer.clone()],
-                Registration::Native { .. } => [None, None],
-            };
-            (registration.fd(), interest, handles)
+        let shown = |registration: &Registration| match registration {
+            Registration::Watch(watch) => {
+                let seen =
+                    |place: &Option<Watcher>| place.as_ref().map(|found| found.object().to_ref());
+                let watchers = [seen(&watch.reader), seen(&watch.writer)];
+                (watch.fd, watch.wanted(), watchers)
+            }
+            Registration::Native { fd, interest, .. } => (*fd, *interest, [None, None]),
         };
         let registrations = turn.registrations.iter();
         registrations
             .map(|(_, registration)| shown(registration))
+            .filter(|(_, interest, _)| !interest.is_none())
             .collect()
     };
     let mut rows = Vec::with_capacity(found.len());

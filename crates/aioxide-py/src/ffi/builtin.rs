@@ -111,6 +111,23 @@ pub fn is_mutable_bytes(object: Obj<'_>) -> bool {
     unsafe { c::PyByteArray_Check(object.ptr()) != 0 || c::PyMemoryView_Check(object.ptr()) != 0 }
 }
 
+/// The weak reference to `object` that all share who ask for one without a callback.
+#[inline]
+pub fn weakref(object: Obj<'_>) -> R<Ref> {
+    // SAFETY: alive; no callback.
+    unsafe { Ref::steal(c::PyWeakref_NewRef(object.ptr(), std::ptr::null_mut())) }
+}
+
+/// Whether `object` is exactly `bytes`, a `bytearray` or a `memoryview`.
+#[inline]
+pub fn is_stock_bytes(object: Obj<'_>) -> bool {
+    // SAFETY: alive.
+    object.is_exact_bytes()
+        || unsafe {
+            c::PyByteArray_CheckExact(object.ptr()) != 0 || c::PyMemoryView_Check(object.ptr()) != 0
+        }
+}
+
 /// The name of the object's type, without its module.
 pub fn type_name(object: Obj<'_>) -> R<String> {
     super::call::text(object.type_obj().getattr_str(c"__name__")?.obj())
