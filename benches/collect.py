@@ -33,16 +33,16 @@ def entrants(case: cases.Case, here: Sequence[str]) -> list[str]:
 
 
 def schedule(
-    chosen: Sequence[cases.Case], here: Sequence[str], effort: cases.Effort
+    chosen: Sequence[cases.Case], here: Sequence[str], rounds: int
 ) -> Iterator[tuple[int, cases.Case, str]]:
     """Yield (round, case, entrant) in the order of measuring.
 
     Every case has its turn before one has its second; the order within a case rotates, so that
     no entrant always follows the same one.
     """
-    for turn in range(effort.rounds):
+    for turn in range(rounds):
         for case in chosen:
-            if turn >= case.rounds(effort):
+            if case.rounds_max is not None and turn >= case.rounds_max:
                 continue
             names = entrants(case, here)
             first = turn % len(names)
@@ -58,7 +58,7 @@ def collect(
 ) -> Cells:
     """Run everything; a cell that fails once is not tried again."""
     cells: Cells = {}
-    for turn, case, name in schedule(chosen, here, effort):
+    for turn, case, name in schedule(chosen, here, effort.rounds):
         cell = cells.setdefault((case.name, name), Cell())
         if cell.failure:
             continue

@@ -19,7 +19,15 @@ from . import _aioxide, _types
 #: Name -> the submodules of asyncio that hold it: the one that defines it, then those that
 #: imported it from there by name. The package `asyncio` itself holds every one of them.
 TABLE: dict[str, tuple[str, ...]] = {
-    "gather": ("tasks",),
+    "Barrier": ("locks",),
+    "BoundedSemaphore": ("locks",),
+    "Condition": ("locks",),
+    "Event": ("locks",),
+    "LifoQueue": ("queues",),
+    "Lock": ("locks",),
+    "PriorityQueue": ("queues",),
+    "Queue": ("queues",),
+    "Semaphore": ("locks",),
     "sleep": ("tasks", "streams"),
 }
 

@@ -2,8 +2,6 @@
 //!
 //! May touch: the memory of loop objects. Invariant: the fields are complete before `tp_new`
 //! returns and dropped once, in `tp_dealloc`.
-//!
-//! Size: the tables of methods and attributes are one list, with several lines for each entry.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
@@ -15,7 +13,7 @@ use aioxide_core::inbox::Inbox;
 use aioxide_core::turn::Turn;
 use pyo3_ffi as c;
 
-use super::{LoopFields, Registration, create, fields, look, run, schedule, sock, watch};
+use super::{Entry, LoopFields, Registration, create, fields, look, run, schedule, watch};
 use crate::ffi::call::{float, uint};
 use crate::ffi::class::{
     Class, Visitor, attribute, bind_tuple, initializer, noargs, onearg, varargs,
@@ -23,7 +21,6 @@ use crate::ffi::class::{
 use crate::ffi::object::{boolean, none_ref};
 use crate::ffi::{Obj, PyObject, R, Raised, Ref, Signature, Slot};
 use crate::future;
-use crate::state::state;
 use crate::task;
 
 /// Where the fields begin: right behind the object head.
@@ -45,8 +42,6 @@ impl LoopFields {
             by_fd: RefCell::default(),
             held: RefCell::default(),
             unflushed: RefCell::default(),
-            trusted: RefCell::default(),
-            trusting_polls: Cell::new(0),
             stale_polls: Cell::new(0),
             turn_number: Cell::new(0),
             transports: crate::transport::PerLoop::default(),
@@ -59,22 +54,31 @@ impl LoopFields {
             debug: Cell::new(false),
             hold_tasks: Cell::new(true),
             direct: Cell::new(true),
+            makes_futures: Cell::new(true),
             own_clock: RefCell::new(None),
         })
     }
 
     fn visit(&self, visitor: &mut Visitor) {
+        let entry = |visitor: &mut Visitor, entry: &Entry| match entry {
+            Entry::Step(object) | Entry::Call(object) => visitor.visit(object.ptr()),
+            Entry::Io(..) => {}
+        };
         visitor.slot(&self.task_factory);
         visitor.slot(&self.current_handle);
         if let Ok(turn) = self.turn.try_borrow() {
-            turn.ready.iter().for_each(|entry| entry.visit(visitor));
+            turn.ready.iter().for_each(|item| entry(visitor, item));
             turn.timers
                 .iter()
-                .for_each(|(_, entry)| entry.visit(visitor));
+                .for_each(|(_, item)| entry(visitor, item));
             for (_, registration) in turn.registrations.iter() {
                 match registration {
                     Registration::Native { object, .. } => visitor.visit(object.ptr()),
-                    Registration::Watch(watch) => watch.visit(visitor),
+                    Registration::Watch { reader, writer, .. } => {
+                        for handle in [reader, writer].into_iter().flatten() {
+                            visitor.visit(handle.ptr());
+                        }
+                    }
                 }
             }
         }
@@ -245,13 +249,7 @@ unsafe extern "C" fn setattro(
     }
     // SAFETY: alive; attribute names are interned as a rule, and others change nothing here.
     let (event_loop, name) = unsafe { (Obj::from_ptr(event_loop), Obj::from_ptr(name)) };
-    crate::ffi::error::guard_status(|| {
-        let names = &state().names;
-        if name.is(names.time.obj()) || name.is(names.call_soon.obj()) {
-            fields(event_loop).notice_overrides()?;
-        }
-        Ok(())
-    })
+    crate::ffi::error::guard_status(|| fields(event_loop).notice_set(name))
 }
 
 unsafe extern "C" fn traverse(
@@ -312,7 +310,6 @@ pub fn build_type() -> R<Ref> {
         .methods(run::methods())
         .methods(scheduling())
         .methods(watching())
-        .methods(sockets())
         .methods(crate::transport::loop_methods())
         .attributes(attributes())
         .build(None)
@@ -445,41 +442,6 @@ fn watching() -> Vec<c::PyMethodDef> {
             c"_native_transport",
             watch::native_transport,
             c"The native transport that uses a descriptor, or None."
-        ),
-    ]
-}
-
-fn sockets() -> Vec<c::PyMethodDef> {
-    vec![
-        varargs!(
-            c"_sock_recv",
-            sock::sock_recv,
-            c"($self, sock, nbytes)\nThe bytes, a future of them, or None: not a plain case."
-        ),
-        varargs!(
-            c"_sock_recv_into",
-            sock::sock_recv_into,
-            c"($self, sock, buf)\nThe number of bytes, a future of it, or None."
-        ),
-        varargs!(
-            c"_sock_sendall",
-            sock::sock_sendall,
-            c"($self, sock, data)\nTrue if all is sent, a future of None, or None."
-        ),
-        varargs!(
-            c"_sock_wait",
-            sock::sock_wait,
-            c"($self, sock, function, reads)\nA future of function(), tried at readiness."
-        ),
-        varargs!(
-            c"_sock_forget",
-            sock::sock_forget,
-            c"($self, fd, future)\nThe operation behind the future waits no more."
-        ),
-        onearg!(
-            c"_sock_settle",
-            watch::settle_fd,
-            c"Has the next operation on a descriptor ask the kernel."
         ),
     ]
 }

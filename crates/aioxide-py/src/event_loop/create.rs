@@ -17,6 +17,15 @@ pub fn create_future(event_loop: Obj<'_>) -> R<Ref> {
     future::create(event_loop, fields(event_loop))
 }
 
+/// `event_loop.create_future()` of any loop.
+#[inline]
+pub fn create_future_on(event_loop: Obj<'_>) -> R<Ref> {
+    match super::native(event_loop) {
+        Some(native) if native.makes_futures.get() => future::create(event_loop, native),
+        _ => event_loop.call_method0(state().names.create_future.obj()),
+    }
+}
+
 /// `loop.create_task(coro, *, name=None, context=None, eager_start=None, **kwargs)`.
 pub fn create_task(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let this = fields(event_loop);
@@ -49,27 +58,6 @@ pub fn create_task(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
             eager,
         },
     )
-}
-
-impl LoopFields {
-    /// Whether `loop.create_task(coro)` would do nothing but make a native task: the loop is open,
-    /// does not debug, has no factory, and nobody replaced the method.
-    pub fn makes_tasks_directly(&self) -> R<bool> {
-        let plain = self.is_direct() && !self.debug() && !self.is_closed();
-        Ok(plain && self.task_factory.is_empty() && !self.overrides(&state().names.create_task)?)
-    }
-}
-
-/// `loop.create_task(coro)` where `makes_tasks_directly`.
-#[inline]
-pub fn create_plain_task(event_loop: Obj<'_>, native: &LoopFields, coro: Obj<'_>) -> R<Ref> {
-    let options = Options {
-        coro,
-        name: None,
-        context: None,
-        eager: false,
-    };
-    task::create(event_loop, native, &options)
 }
 
 type Parsed<'a> = (Obj<'a>, [Option<Obj<'a>>; 3], Vec<(Obj<'a>, Obj<'a>)>);

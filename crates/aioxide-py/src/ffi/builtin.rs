@@ -111,23 +111,6 @@ pub fn is_mutable_bytes(object: Obj<'_>) -> bool {
     unsafe { c::PyByteArray_Check(object.ptr()) != 0 || c::PyMemoryView_Check(object.ptr()) != 0 }
 }
 
-/// The weak reference to `object` that all share who ask for one without a callback.
-#[inline]
-pub fn weakref(object: Obj<'_>) -> R<Ref> {
-    // SAFETY: alive; no callback.
-    unsafe { Ref::steal(c::PyWeakref_NewRef(object.ptr(), std::ptr::null_mut())) }
-}
-
-/// Whether `object` is exactly `bytes`, a `bytearray` or a `memoryview`.
-#[inline]
-pub fn is_stock_bytes(object: Obj<'_>) -> bool {
-    // SAFETY: alive.
-    object.is_exact_bytes()
-        || unsafe {
-            c::PyByteArray_CheckExact(object.ptr()) != 0 || c::PyMemoryView_Check(object.ptr()) != 0
-        }
-}
-
 /// The name of the object's type, without its module.
 pub fn type_name(object: Obj<'_>) -> R<String> {
     super::call::text(object.type_obj().getattr_str(c"__name__")?.obj())
@@ -206,26 +189,109 @@ pub fn bound_method(function: Obj<'_>, instance: Obj<'_>) -> R<Ref> {
     unsafe { Ref::steal(PyMethod_New(function.ptr(), instance.ptr())) }
 }
 
-/// Whether the object is equal to itself only and hashed by its address.
-#[inline]
-pub fn has_identity(object: Obj<'_>) -> bool {
-    let plain = &raw const c::PyBaseObject_Type;
-    // SAFETY: an object keeps its type alive; `object` is a static type.
-    let (class, plain) = unsafe { (&*object.type_ptr(), &*plain) };
-    let address = |hash: Option<c::hashfunc>| hash.map(|function| function as usize);
-    let compare = |function: Option<c::richcmpfunc>| function.map(|function| function as usize);
-    address(class.tp_hash) == address(plain.tp_hash)
-        && compare(class.tp_richcompare) == compare(plain.tp_richcompare)
+/// The items of a dict; nothing for what is no dict.
+pub fn dict_items(dict: Obj<'_>) -> Vec<(Ref, Ref)> {
+    let mut items = Vec::new();
+    // SAFETY: alive.
+    if unsafe { c::PyDict_Check(dict.ptr()) } == 0 {
+        return items;
+    }
+    let (mut position, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: a dict that nobody changes during this loop; key and value are borrowed.
+    while unsafe { c::PyDict_Next(dict.ptr(), &mut position, &mut key, &mut value) } != 0 {
+        // SAFETY: the dict keeps both alive.
+        items.push(unsafe { (Obj::from_ptr(key).to_ref(), Obj::from_ptr(value).to_ref()) });
+    }
+    items
 }
 
-/// Everything that an iterable gives.
-pub fn collect(iterable: Option<Obj<'_>>) -> R<Vec<Ref>> {
-    let mut items = Vec::new();
-    if let Some(iterable) = iterable {
-        let iterator = iter(iterable)?;
-        while let Some(item) = next(iterator.obj())? {
-            items.push(item);
-        }
+/// `object.__repr__(object)`.
+pub fn object_repr(object: Obj<'_>) -> R<Ref> {
+    // SAFETY: a static of the interpreter.
+    let repr = unsafe { c::PyBaseObject_Type.tp_repr };
+    match repr {
+        // SAFETY: the base's own function, for any object.
+        Some(repr) => unsafe { Ref::steal(repr(object.ptr())) },
+        None => Err(Raised::type_error("object has no repr")),
     }
-    Ok(items)
+}
+
+/// A comparison that Python knows.
+#[derive(Copy, Clone)]
+#[repr(i32)]
+pub enum Comparison {
+    /// `<`
+    Less = c::Py_LT,
+    /// `<=`
+    AtMost = c::Py_LE,
+    /// `==`
+    Equal = c::Py_EQ,
+    /// `>`
+    Greater = c::Py_GT,
+    /// `>=`
+    AtLeast = c::Py_GE,
+}
+
+/// The truth of `left <comparison> right`.
+pub fn compare(left: Obj<'_>, comparison: Comparison, right: Obj<'_>) -> R<bool> {
+    // SAFETY: both alive.
+    let result = unsafe {
+        Ref::steal(c::PyObject_RichCompare(
+            left.ptr(),
+            right.ptr(),
+            comparison as i32,
+        ))
+    }?;
+    result.obj().is_true()
+}
+
+/// `left + right`.
+pub fn add(left: Obj<'_>, right: Obj<'_>) -> R<Ref> {
+    // SAFETY: both alive.
+    unsafe { Ref::steal(c::PyNumber_Add(left.ptr(), right.ptr())) }
+}
+
+/// `list(iterable)`.
+pub fn to_list(iterable: Obj<'_>) -> R<Ref> {
+    // SAFETY: alive; a new list or an error.
+    unsafe { Ref::steal(c::PySequence_List(iterable.ptr())) }
+}
+
+/// The value of exactly an `int` that fits; nothing for anything else.
+pub fn small_int(number: Obj<'_>) -> Option<i64> {
+    if !number.is_exact_int() {
+        return None;
+    }
+    let mut overflow = 0;
+    // SAFETY: an int, alive, and an out-parameter of ours; an exact int raises nothing.
+    let value = unsafe { c::PyLong_AsLongLongAndOverflow(number.ptr(), &raw mut overflow) };
+    (overflow == 0).then_some(value)
+}
+
+/// `ValueError`.
+pub fn value_error<'a>() -> Obj<'a> {
+    // SAFETY: a static of the interpreter.
+    unsafe { Obj::from_ptr(c::PyExc_ValueError) }
+}
+
+/// Makes `before` the context of `exception`, as raising it while `before` is handled does.
+pub fn chain_context(exception: Obj<'_>, before: Obj<'_>) {
+    // SAFETY: both are exceptions; the context comes owned or null.
+    let context = unsafe { Ref::steal_opt(c::PyException_GetContext(exception.ptr())) };
+    if context.is_none() && !exception.is(before) {
+        // SAFETY: takes over the reference to `before`.
+        unsafe { c::PyException_SetContext(exception.ptr(), before.to_ref().into_ptr()) };
+    }
+}
+
+/// `IndexError`.
+pub fn index_error<'a>() -> Obj<'a> {
+    // SAFETY: a static of the interpreter.
+    unsafe { Obj::from_ptr(c::PyExc_IndexError) }
+}
+
+/// `AttributeError`.
+pub fn attribute_error<'a>() -> Obj<'a> {
+    // SAFETY: a static of the interpreter.
+    unsafe { Obj::from_ptr(c::PyExc_AttributeError) }
 }

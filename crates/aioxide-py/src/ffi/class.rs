@@ -202,6 +202,25 @@ fn with_text_signature(mut method: c::PyMethodDef) -> c::PyMethodDef {
     method
 }
 
+/// `__dict__`, for types whose instances have one.
+pub fn dict_attribute() -> c::PyGetSetDef {
+    c::PyGetSetDef {
+        name: c"__dict__".as_ptr(),
+        get: Some(c::PyObject_GenericGetDict),
+        set: Some(c::PyObject_GenericSetDict),
+        doc: c"The attributes of the instance.".as_ptr(),
+        closure: null_mut(),
+    }
+}
+
+/// The version of the object's type: changes whenever the type or a base changes, and no two types
+/// share one. 0: the type has none at the moment.
+#[inline]
+pub fn type_version(object: Obj<'_>) -> u32 {
+    // SAFETY: an object keeps its type alive.
+    unsafe { (*object.type_ptr()).tp_version_tag }
+}
+
 /// A method table entry; used by the macros below.
 pub const fn method(
     name: &'static CStr,
@@ -214,27 +233,6 @@ pub const fn method(
         ml_meth: function,
         ml_flags: flags,
         ml_doc: doc.as_ptr(),
-    }
-}
-
-/// A static method definition that is bound to one object after the other; two bindings to the same
-/// object are equal.
-pub struct Definition(c::PyMethodDef);
-
-// SAFETY: never written to; its pointers are to static text and functions.
-unsafe impl Sync for Definition {}
-
-impl Definition {
-    /// Wraps what the macros below give.
-    pub const fn new(method: c::PyMethodDef) -> Definition {
-        Definition(method)
-    }
-
-    /// The function with `receiver` as its `self`.
-    pub fn bind(&'static self, receiver: Obj<'_>) -> R<Ref> {
-        let definition = std::ptr::from_ref(&self.0).cast_mut();
-        // SAFETY: a static definition, which is only read, and a live `self`.
-        unsafe { Ref::steal(c::PyCFunction_NewEx(definition, receiver.ptr(), null_mut())) }
     }
 }
 
@@ -377,6 +375,23 @@ pub fn bind_tuple<const N: usize>(
     kwargs: Option<Obj<'_>>,
     signature: &super::Signature,
 ) -> R<[Option<Ref>; N]> {
+    with_args(args, kwargs, |args| args.bind::<N>(signature))
+}
+
+/// As `bind_tuple`, with the texts of Python functions.
+pub fn bind_tuple_python<const N: usize>(
+    args: Obj<'_>,
+    kwargs: Option<Obj<'_>>,
+    signature: &super::Signature,
+) -> R<[Option<Ref>; N]> {
+    with_args(args, kwargs, |args| args.bind_python::<N>(signature))
+}
+
+fn with_args<const N: usize>(
+    args: Obj<'_>,
+    kwargs: Option<Obj<'_>>,
+    bind: impl for<'a> FnOnce(super::Args<'a>) -> R<[Option<Obj<'a>>; N]>,
+) -> R<[Option<Ref>; N]> {
     let positional = super::call::tuple_len(args);
     let mut values: Vec<*mut PyObject> = (0..positional)
         .map(|index| super::call::tuple_item(args, index).ptr())
@@ -395,8 +410,7 @@ pub fn bind_tuple<const N: usize>(
     // SAFETY: `values` holds the positional arguments and one value per name, kept alive by
     // `args` and `kwargs`, which the caller holds.
     let args = unsafe { super::Args::new(values.as_ptr(), positional as isize, kwnames.ptr()) };
-    let bound = args.bind::<N>(signature)?;
-    Ok(bound.map(|value| value.map(Obj::to_ref)))
+    Ok(bind(args)?.map(|value| value.map(Obj::to_ref)))
 }
 
 /// A visitor for `tp_traverse`.

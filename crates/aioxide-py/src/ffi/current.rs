@@ -117,3 +117,9 @@ pub fn swap(event_loop: Obj<'_>, task: Obj<'_>) -> R<Ref> {
     }
     Ok(previous.unwrap_or_else(super::object::none_ref))
 }
+
+/// The loop that runs on this thread, or None. *Source*: `asyncio.events._get_running_loop`.
+#[inline]
+pub fn running_loop() -> R<Ref> {
+    state().asyncio.running_loop_or_none.obj().call0()
+}
