@@ -28,6 +28,8 @@ class Metric:
     title: str
     unit: str
     higher_is_better: bool = False
+    # Whether being better in it than another is an advantage.
+    contested: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,16 @@ class Case:
     short: bool = True
     # Measured on our loop with asyncio's own primitives as well, because that may differ.
     primitives: bool = False
-    # Where one round is long: at most so many, whatever the form.
-    rounds_max: int | None = None
+    # Where one round is long: at most so many in the short form.
+    short_rounds: int | None = None
+    # The metrics that decide who is ahead; the first if not said.
+    compared: tuple[Metric, ...] = ()
+
+    def rounds(self, effort: Effort) -> int:
+        """Return how many rounds the case is worth."""
+        if self.short_rounds is not None and effort.form != "full":
+            return min(self.short_rounds, effort.rounds)
+        return effort.rounds
 
 
 def cores() -> tuple[int, int]:

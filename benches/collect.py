@@ -33,16 +33,16 @@ def entrants(case: cases.Case, here: Sequence[str]) -> list[str]:
 
 
 def schedule(
-    chosen: Sequence[cases.Case], here: Sequence[str], rounds: int
+    chosen: Sequence[cases.Case], here: Sequence[str], effort: cases.Effort
 ) -> Iterator[tuple[int, cases.Case, str]]:
     """Yield (round, case, entrant) in the order of measuring.
 
     Every case has its turn before one has its second; the order within a case rotates, so that
     no entrant always follows the same one.
     """
-    for turn in range(rounds):
+    for turn in range(effort.rounds):
         for case in chosen:
-            if case.rounds_max is not None and turn >= case.rounds_max:
+            if turn >= case.rounds(effort):
                 continue
             names = entrants(case, here)
             first = turn % len(names)
@@ -58,7 +58,7 @@ def collect(
 ) -> Cells:
     """Run everything; a cell that fails once is not tried again."""
     cells: Cells = {}
-    for turn, case, name in schedule(chosen, here, effort.rounds):
+    for turn, case, name in schedule(chosen, here, effort):
         cell = cells.setdefault((case.name, name), Cell())
         if cell.failure:
             continue

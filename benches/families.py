@@ -9,6 +9,9 @@ import cases
 import collect
 import echo
 import inside
+import memory
+import pending
+import start
 import transfer
 
 
@@ -43,6 +46,14 @@ FAMILIES = (
         inside.PRIMITIVES,
     ),
     Family(
+        "pending",
+        "With many pending",
+        "The rows again while so many tasks sleep, each with a timer: time per operation, and "
+        "how many times more it is with a million than with a thousand; lower is better.",
+        pending.CASES,
+        pending.remarks,
+    ),
+    Family(
         "echo",
         "Echo",
         "One message in flight on each connection; the server has one core, the clients (C) the "
@@ -55,6 +66,19 @@ FAMILIES = (
         "Bulk: one connection, 10^9 bytes per second. Connections: 16 at a time, one 64-byte "
         "request on each. Handshakes: TLS 1.3, ECDSA P-256, no session resumed.",
         transfer.CASES,
+    ),
+    Family(
+        "memory",
+        "Memory",
+        "Growth of the resident set, divided by the number; lower is better. For TLS the C "
+        "server shows what OpenSSL itself needs.",
+        memory.CASES,
+    ),
+    Family(
+        "start",
+        "Start",
+        "Whole processes, and runs in a running one; lower is better.",
+        start.CASES,
     ),
 )
 CASES = [case for family in FAMILIES for case in family.cases]

@@ -38,7 +38,7 @@ class Line:
     def advantage(self, entrant: str, other: str) -> float | None:
         """Return how many times better the first entrant is than the second."""
         mine, theirs = self.median(entrant), self.median(other)
-        if not mine or not theirs:
+        if not mine or not theirs or not self.metric.contested:
             return None
         return mine / theirs if self.metric.higher_is_better else theirs / mine
 
@@ -73,12 +73,12 @@ def numbers(cell: collect.Cell, key: str) -> list[float]:
     return [statistics.median(samples) for samples in rounds]
 
 
-def make(case: cases.Case, metric: cases.Metric, cells: collect.Cells) -> Line:
+def make(case: cases.Case, metric: cases.Metric, cells: collect.Cells, title: str = "") -> Line:
     """Make the line of one case by one metric."""
     found = {entrant: cell for (name, entrant), cell in cells.items() if name == case.name}
     return Line(
         case.name,
-        case.title,
+        title or case.title,
         metric,
         {entrant: numbers(cell, metric.key) for entrant, cell in found.items()},
         {entrant: cell.failure for entrant, cell in found.items() if cell.failure},
@@ -86,6 +86,10 @@ def make(case: cases.Case, metric: cases.Metric, cells: collect.Cells) -> Line:
     )
 
 
-def first_metrics(chosen: Iterable[cases.Case], cells: collect.Cells) -> list[Line]:
-    """Make the lines that are compared: each case by its first metric."""
-    return [make(case, case.metrics[0], cells) for case in chosen]
+def compared(chosen: Iterable[cases.Case], cells: collect.Cells) -> list[Line]:
+    """Make the lines that decide: each case by its first metric, or by those that it names."""
+    return [
+        make(case, metric, cells, title=metric.title if case.compared else "")
+        for case in chosen
+        for metric in case.compared or case.metrics[:1]
+    ]

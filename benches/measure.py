@@ -16,6 +16,7 @@ import json
 import os
 import resource
 import time
+from collections.abc import Callable
 
 import loops
 import rows
@@ -37,29 +38,37 @@ def find(name: str) -> rows.Row:
 
 
 async def timed(
-    body: rows.Body, loop: asyncio.AbstractEventLoop, lib: object, count: int
+    body: rows.Body,
+    loop: asyncio.AbstractEventLoop,
+    lib: object,
+    count: int,
+    prepare: Callable[[], int],
 ) -> tuple[float, float]:
     """Run a body once and return its seconds: by the wall clock, of CPU time."""
-    gc.collect()
+    prepare()
     begin, begin_cpu = time.perf_counter(), time.process_time()
     await body(loop, lib, count)
     return time.perf_counter() - begin, time.process_time() - begin_cpu
 
 
 async def sample(
-    row: rows.Row, loop: asyncio.AbstractEventLoop, lib: object, seconds: float
+    row: rows.Row,
+    loop: asyncio.AbstractEventLoop,
+    lib: object,
+    seconds: float,
+    prepare: Callable[[], int] = gc.collect,
 ) -> dict[str, list[float]]:
     """Return nanoseconds per operation of each sample, and the preemptions of all."""
     # By CPU time where the process never waits: one preemption would be mistaken for a slow row.
     clock = 0 if row.waits else 1
     async with row.open(loop, lib) as body:
         count = row.group
-        while (took := (await timed(body, loop, lib, count))[clock]) < CALIBRATION_S:
+        while (took := (await timed(body, loop, lib, count, prepare))[clock]) < CALIBRATION_S:
             count *= 2
         groups = max(1, round(count * seconds / took / row.group))
         count = groups * row.group
         preemptions = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-        took_each = [await timed(body, loop, lib, count) for _ in range(SAMPLES)]
+        took_each = [await timed(body, loop, lib, count, prepare) for _ in range(SAMPLES)]
         preemptions = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preemptions
     return {
         "wall": [wall / count * 1e9 for wall, _ in took_each],

@@ -55,6 +55,12 @@ def chapter(family: families.Family, chosen: Iterable[cases.Case], cells: collec
     """Return a family's part of the report."""
     own = [case for case in family.cases if case in chosen]
     parts = [f"## {family.title}", family.about]
+    # Cases that compare several metrics have a table of their own, one metric a line.
+    for case in own:
+        if case.compared:
+            made = [lines.make(case, metric, cells, metric.title) for metric in case.metrics]
+            parts.append(tables.table(made))
+    own = [case for case in own if not case.compared]
     metrics = list(dict.fromkeys(metric for case in own for metric in case.metrics))
     for metric in metrics:
         made = [lines.make(case, metric, cells) for case in own if metric in case.metrics]
@@ -87,7 +93,7 @@ def text(
                 family, cases=[shown(case, options.clock) for case in family.cases]
             )
             parts.append(chapter(own, with_cpu, cells))
-    compared = lines.first_metrics(with_cpu, cells)
+    compared = lines.compared(with_cpu, cells)
     parts += ["## In short", f"{loops.SUBJECT} against the best peer of each case:"]
     parts += [tables.summary(compared)]
     if failed := tables.failures(compared):

@@ -26,6 +26,7 @@ BENCHES = Path(tables.__file__).parent
 RATE = cases.Metric("rate", "throughput", "requests/s", higher_is_better=True)
 TIME = cases.Metric("wall", "time", "ns")
 EFFORT = cases.Effort("quick", 3, 0.001, 20)
+TWO = cases.Effort("full", 2, 0.001, 20)
 
 
 def line(metric: cases.Metric = TIME, beside: tuple[str, ...] = (), **medians: float) -> lines.Line:
@@ -46,7 +47,7 @@ def case(name: str, measure: object = None, **options: object) -> cases.Case:
 def test_rounds_interleave_and_rotate() -> None:
     order = [
         (turn, each.name, entrant)
-        for turn, each, entrant in collect.schedule([case("a"), case("b")], ["x", "y", "z"], 2)
+        for turn, each, entrant in collect.schedule([case("a"), case("b")], ["x", "y", "z"], TWO)
     ]
     first = [(0, name, loop) for name in "ab" for loop in "xyz"]
     second = [(1, name, loop) for name in "ab" for loop in "yzx"]
@@ -54,8 +55,8 @@ def test_rounds_interleave_and_rotate() -> None:
 
 
 def test_a_case_may_want_fewer_rounds() -> None:
-    chosen = [case("a", rounds_max=1), case("b")]
-    order = [(turn, each.name) for turn, each, _ in collect.schedule(chosen, ["x"], 3)]
+    chosen = [case("a", short_rounds=1), case("b")]
+    order = [(turn, each.name) for turn, each, _ in collect.schedule(chosen, ["x"], EFFORT)]
     assert order == [(0, "a"), (0, "b"), (1, "b"), (2, "b")]
 
 

@@ -10,10 +10,10 @@ import ssl
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, Protocol, TypeVar, TypeVarTuple, final
+from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple, final
 
 from _typeshed import SupportsDunderGT, SupportsDunderLT
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 from ._types import NativeMeta
 
@@ -33,6 +33,9 @@ __version__: str
 
 def _set_metaclass(cls: type, meta: type, /) -> None: ...
 async def sleep(delay: float, result: _T = ...) -> _T: ...
+def gather(
+    *coros_or_futures: Any, return_exceptions: bool = False
+) -> asyncio.Future[list[Any]]: ...
 
 if sys.version_info < (3, 14):
     def _native_tasks() -> list[Task[Any]]: ...
@@ -169,6 +172,21 @@ class Loop:
         self, fd: _FileDescriptorLike, callback: Callable[..., Any], *args: Any
     ) -> asyncio.Handle: ...
     def _remove_writer(self, value: _FileDescriptorLike, /) -> bool: ...
+    # The caller's sockets: a result, a future of one, or None for what Python code has to do.
+    def _sock_recv(
+        self, sock: socket.socket, nbytes: int
+    ) -> bytes | asyncio.Future[bytes] | None: ...
+    def _sock_recv_into(
+        self, sock: socket.socket, buf: Buffer
+    ) -> int | asyncio.Future[int] | None: ...
+    def _sock_sendall(
+        self, sock: socket.socket, data: Buffer
+    ) -> Literal[True] | asyncio.Future[None] | None: ...
+    def _sock_wait(
+        self, sock: socket.socket, function: Callable[[], _T], reads: bool
+    ) -> asyncio.Future[_T]: ...
+    def _sock_forget(self, fd: int, future: asyncio.Future[Any]) -> None: ...
+    def _sock_settle(self, value: int, /) -> None: ...
     # Transports and servers.
     @property
     def _native_transports(self) -> list[tuple[int, asyncio.BaseTransport]]: ...

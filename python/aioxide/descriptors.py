@@ -58,6 +58,8 @@ class _Transports(MutableMapping[int, asyncio.BaseTransport]):
         return self._all()[fd]
 
     def __setitem__(self, fd: int, transport: asyncio.BaseTransport) -> None:
+        # Operations of sock_* are to notice, also those that need not ask the kernel.
+        self._loop._sock_settle(fd)
         self._entered[fd] = transport
 
     def __delitem__(self, fd: int) -> None:

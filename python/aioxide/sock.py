@@ -8,7 +8,6 @@ it.
 from __future__ import annotations
 
 import asyncio
-import functools
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,25 +29,6 @@ def check_ssl_socket(sock: object) -> None:
     """Raise TypeError for an `ssl.SSLSocket`: it cannot be driven by readiness alone."""
     if ssl is not None and isinstance(sock, ssl.SSLSocket):
         raise TypeError("Socket cannot be of type SSLSocket")
-
-
-def _attempt(future: asyncio.Future[_T], operation: Callable[[], _T]) -> None:
-    """Readiness callback: complete `future` with `operation()`, or stay for another turn."""
-    if future.done():
-        return
-    try:
-        result = operation()
-    except (BlockingIOError, InterruptedError):
-        return
-    except (SystemExit, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
-    finally:
-        # The error's traceback refers to this frame: no cycle may stay behind.
-        del future
 
 
 def _connected(sock: socket.socket, address: Any) -> None:
@@ -90,58 +70,51 @@ class Sock(Room):
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
 
-    def _sock_read_done(
-        self, fd: int, future: asyncio.Future[Any], handle: asyncio.Handle | None = None
-    ) -> None:
-        # A cancelled handle was replaced by another operation on the same descriptor.
-        if handle is None or not handle.cancelled():
-            self.remove_reader(fd)
-
-    def _sock_write_done(
-        self, fd: int, future: asyncio.Future[Any], handle: asyncio.Handle | None = None
-    ) -> None:
-        if handle is None or not handle.cancelled():
-            self.remove_writer(fd)
-
-    def _when_readable(
-        self, sock: socket.socket, operation: Callable[[], _T]
-    ) -> asyncio.Future[_T]:
-        """Return a future of `operation()`, tried whenever `sock` is readable."""
-        future: asyncio.Future[_T] = self.create_future()
+    async def _when_ready(
+        self, sock: socket.socket, operation: Callable[[], _T], reads: bool
+    ) -> _T:
+        """Return what `operation()` gives, tried whenever `sock` is ready for it."""
         fd = sock.fileno()
-        self._ensure_fd_no_transport(fd)
-        handle = self._add_reader(fd, _attempt, future, operation)
-        future.add_done_callback(functools.partial(self._sock_read_done, fd, handle=handle))
-        return future
+        return await self._waited_for(fd, self._sock_wait(sock, operation, reads))
 
-    def _when_writable(
-        self, sock: socket.socket, operation: Callable[[], _T]
-    ) -> asyncio.Future[_T]:
-        """Return a future of `operation()`, tried whenever `sock` is writable."""
-        future: asyncio.Future[_T] = self.create_future()
-        fd = sock.fileno()
-        self._ensure_fd_no_transport(fd)
-        handle = self._add_writer(fd, _attempt, future, operation)
-        future.add_done_callback(functools.partial(self._sock_write_done, fd, handle=handle))
-        return future
+    async def _waited_for(self, fd: int, future: asyncio.Future[_T]) -> _T:
+        """Return the outcome of an operation on `fd`; one that is given up is forgotten."""
+        try:
+            return await future
+        except BaseException:
+            self._sock_forget(fd, future)
+            raise
+        finally:
+            # An exception in the future refers to this frame: no cycle may stay behind.
+            del future
 
     async def sock_recv(self, sock: socket.socket, nbytes: int) -> bytes:
         """Receive up to `nbytes` bytes; b"" is the end of the stream."""
+        received = self._sock_recv(sock, nbytes)
+        if isinstance(received, bytes):
+            return received
+        if received is not None:
+            return await self._waited_for(sock.fileno(), received)
         self._check_sock(sock)
         try:
             return sock.recv(nbytes)
         except (BlockingIOError, InterruptedError):
             pass
-        return await self._when_readable(sock, lambda: sock.recv(nbytes))
+        return await self._when_ready(sock, lambda: sock.recv(nbytes), True)
 
     async def sock_recv_into(self, sock: socket.socket, buf: Buffer) -> int:
         """Receive into the writable buffer `buf`; return the number of bytes received."""
+        received = self._sock_recv_into(sock, buf)
+        if isinstance(received, int):
+            return received
+        if received is not None:
+            return await self._waited_for(sock.fileno(), received)
         self._check_sock(sock)
         try:
             return sock.recv_into(buf)
         except (BlockingIOError, InterruptedError):
             pass
-        return await self._when_readable(sock, lambda: sock.recv_into(buf))
+        return await self._when_ready(sock, lambda: sock.recv_into(buf), True)
 
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
         """Receive a datagram of up to `bufsize` bytes; return it and its sender's address."""
@@ -150,7 +123,7 @@ class Sock(Room):
             return sock.recvfrom(bufsize)
         except (BlockingIOError, InterruptedError):
             pass
-        return await self._when_readable(sock, lambda: sock.recvfrom(bufsize))
+        return await self._when_ready(sock, lambda: sock.recvfrom(bufsize), True)
 
     async def sock_recvfrom_into(
         self, sock: socket.socket, buf: Buffer, nbytes: int = 0
@@ -166,10 +139,16 @@ class Sock(Room):
             return sock.recvfrom_into(buf, nbytes)
         except (BlockingIOError, InterruptedError):
             pass
-        return await self._when_readable(sock, lambda: sock.recvfrom_into(buf, nbytes))
+        return await self._when_ready(sock, lambda: sock.recvfrom_into(buf, nbytes), True)
 
     async def sock_sendall(self, sock: socket.socket, data: Buffer) -> None:
         """Send all of `data`. After an error or a cancellation some of it may have been sent."""
+        all_sent = self._sock_sendall(sock, data)
+        if all_sent is True:
+            return
+        if all_sent is not None:
+            await self._waited_for(sock.fileno(), all_sent)
+            return
         self._check_sock(sock)
         try:
             sent = sock.send(data)
@@ -177,7 +156,7 @@ class Sock(Room):
             sent = 0
         if sent == len(data):  # type: ignore[arg-type]
             return
-        await self._when_writable(sock, _Sending(sock, memoryview(data)[sent:]))
+        await self._when_ready(sock, _Sending(sock, memoryview(data)[sent:]), False)
 
     async def sock_sendto(self, sock: socket.socket, data: Buffer, address: Any) -> int:
         """Send `data` as one datagram to `address`; return the number of bytes sent."""
@@ -186,7 +165,7 @@ class Sock(Room):
             return sock.sendto(data, address)
         except (BlockingIOError, InterruptedError):
             pass
-        return await self._when_writable(sock, lambda: sock.sendto(data, 0, address))
+        return await self._when_ready(sock, lambda: sock.sendto(data, 0, address), False)
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect `sock` to `address`; a host name of an internet address is resolved first."""
@@ -202,7 +181,7 @@ class Sock(Room):
         except (BlockingIOError, InterruptedError):
             # An interrupted connect() goes on in the background, as a blocked one does.
             pass
-        await self._when_writable(sock, lambda: _connected(sock, address))
+        await self._when_ready(sock, lambda: _connected(sock, address), False)
 
     async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         """Accept a connection on the listening `sock`; return its socket and the peer's address.
@@ -214,10 +193,12 @@ class Sock(Room):
             return _accept(sock)
         except (BlockingIOError, InterruptedError):
             pass
-        accepted = self._when_readable(sock, lambda: _accept(sock))
+        fd = sock.fileno()
+        accepted = self._sock_wait(sock, lambda: _accept(sock), True)
         try:
             return await accepted
         except BaseException:
+            self._sock_forget(fd, accepted)
             if accepted.done() and not accepted.cancelled() and accepted.exception() is None:
                 accepted.result()[0].close()
             raise

@@ -56,7 +56,19 @@ impl ReceiveBuffer {
         Ok(&self.bytes[..len.min(self.bytes.len())])
     }
 
-    /// The same for a descriptor that need not be a socket.
+    /// The same, at most `max` bytes.
+    ///
+    /// # Errors
+    /// As [`sys::recv`], `WouldBlock` among them.
+    #[inline]
+    pub fn receive_some(&mut self, fd: BorrowedFd<'_>, max: usize) -> io::Result<&[u8]> {
+        let room = self.room();
+        let max = max.min(room.len());
+        let len = sys::recv(fd, &mut room[..max])?;
+        Ok(&self.bytes[..len.min(max)])
+    }
+
+    /// As [`ReceiveBuffer::receive`], of a descriptor that need not be a socket.
     ///
     /// # Errors
     /// As [`sys::read`], `WouldBlock` among them.

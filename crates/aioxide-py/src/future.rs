@@ -1,5 +1,6 @@
 //! `Future`: the native future, a subclass of `_asyncio.Future`; also the part of a task that is
-//! one. Rooms: `outcome` (results and who is told), `class` (the Python face), `life` (the end).
+//! one. Rooms: `waiter` (who is told), `outcome` (results), `class` (the Python face), `life` (the
+//! end).
 //!
 //! ```text
 //! Pending ── set_result / set_exception ──> Finished
@@ -7,8 +8,8 @@
 //! ```
 //! May touch: its own fields; on completion the ready queue of its loop. Invariants:
 //! - `event_loop` is empty exactly while the object is not initialised;
-//! - a waiter is either a callback with its context, or a native task with no context: such a task
-//!   sits here itself while it waits, without a wake-up object;
+//! - a waiter that is a native task sits here itself while it waits, without a wake-up object, and
+//!   so does a native object that listens;
 //! - after the state leaves Pending there are no waiters.
 
 use std::cell::Cell;
@@ -23,6 +24,7 @@ use crate::state::state;
 mod class;
 mod life;
 mod outcome;
+mod waiter;
 
 pub use class::{
     build_type, cancel_argument, common_attributes, common_methods, initialise, required,
@@ -31,6 +33,7 @@ pub use life::{clear_base, free_instance, report_unretrieved, tell_handler, trav
 pub use outcome::{
     Outcome, cancel_future, make_cancelled_error, outcome, result, set_exception, set_result,
 };
+pub use waiter::{How, Waiter};
 
 /// Where a future stands.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -44,22 +47,13 @@ pub enum Phase {
     Finished = 2,
 }
 
-/// Somebody to tell when the future is done.
-pub struct Waiter {
-    /// A callable, or a native task.
-    pub target: Ref,
-    /// The context to call in; `None` marks a native task.
-    pub context: Option<Ref>,
-}
-
 /// The fields that futures and tasks share. All-zero memory is an uninitialised future.
 #[repr(C)]
 pub struct FutureFields {
     pub event_loop: Slot,
     /// The native loop behind `event_loop`, where calls may go to its queue directly.
     native: Cell<*const LoopFields>,
-    first_target: Slot,
-    first_context: Slot,
+    first: waiter::Place,
     /// The second and later waiters. Boxed so that the field is one word and zero means none.
     #[allow(clippy::box_collection)]
     more: Cell<Option<Box<Vec<Waiter>>>>,
@@ -72,6 +66,8 @@ pub struct FutureFields {
     phase: Cell<u8>,
     pub log_traceback: Cell<bool>,
     pub blocking: Cell<bool>,
+    /// Which kind of waiter `first` holds.
+    first_kind: Cell<u8>,
 }
 
 /// The future part of a native future or task.
@@ -82,12 +78,12 @@ pub fn fields(future: Obj<'_>) -> &FutureFields {
     unsafe { layout::fields(future.ptr(), state().layout.fields) }
 }
 
-/// Whether the object is exactly a native future or task (not a subclass).
+/// Whether the object is exactly a native future, task or gathering future (not a subclass).
 #[inline]
 pub fn is_native(object: Obj<'_>) -> bool {
     let class = object.type_ptr();
     let state = state();
-    class == state.future_type || class == state.task_type
+    class == state.future_type || class == state.task_type || class == state.gathering_type
 }
 
 /// Allocates a future on a native loop: the body of `loop.create_future()`.
@@ -150,62 +146,6 @@ impl FutureFields {
         self.phase.get() == Phase::Pending as u8
     }
 
-    /// Adds someone to tell. The caller has seen that the future is pending.
-    #[inline]
-    pub fn add_waiter(&self, waiter: Waiter) {
-        debug_assert!(self.is_pending());
-        let mut more = self.more.take();
-        if self.first_target.is_empty() && more.is_none() {
-            self.first_target.set(Some(waiter.target));
-            self.first_context.set(waiter.context);
-        } else {
-            more.get_or_insert_default().push(waiter);
-            self.more.set(more);
-        }
-    }
-
-    #[allow(clippy::box_collection)]
-    /// Takes all waiters, in the order in which they came.
-    fn take_waiters(&self) -> (Option<Waiter>, Option<Box<Vec<Waiter>>>) {
-        let first = self.first_target.take();
-        let context = self.first_context.take();
-        (
-            first.map(|target| Waiter { target, context }),
-            self.more.take(),
-        )
-    }
-
-    /// References to all waiters, in order.
-    fn waiters(&self) -> Vec<Waiter> {
-        let mut waiters = Vec::new();
-        if let Some(target) = self.first_target.get() {
-            waiters.push(Waiter {
-                target,
-                context: self.first_context.get(),
-            });
-        }
-        let more = self.more.take();
-        for waiter in more.iter().flat_map(|more| more.iter()) {
-            let context = waiter.context.clone();
-            waiters.push(Waiter {
-                target: waiter.target.clone(),
-                context,
-            });
-        }
-        self.more.set(more);
-        waiters
-    }
-
-    fn put_waiters(&self, waiters: Vec<Waiter>) {
-        let mut waiters = waiters.into_iter();
-        if let Some(first) = waiters.next() {
-            self.first_target.set(Some(first.target));
-            self.first_context.set(first.context);
-        }
-        let rest: Vec<Waiter> = waiters.collect();
-        self.more.set((!rest.is_empty()).then(|| Box::new(rest)));
-    }
-
     /// Visits every reference of the future part.
     pub fn visit(&self, visitor: &mut Visitor) {
         for slot in self.slots() {
@@ -213,13 +153,7 @@ impl FutureFields {
         }
         let more = self.more.take();
         for waiter in more.iter().flat_map(|more| more.iter()) {
-            visitor.visit(waiter.target.ptr());
-            visitor.visit(
-                waiter
-                    .context
-                    .as_ref()
-                    .map_or(std::ptr::null_mut(), Ref::ptr),
-            );
+            waiter.visit(visitor);
         }
         self.more.set(more);
     }
@@ -236,8 +170,8 @@ impl FutureFields {
     fn slots(&self) -> [&Slot; 9] {
         [
             &self.event_loop,
-            &self.first_target,
-            &self.first_context,
+            &self.first.target,
+            &self.first.context,
             &self.result,
             &self.exception,
             &self.exception_traceback,

@@ -51,6 +51,12 @@ fn native_tasks(_module: Obj<'_>) -> R<Ref> {
 fn methods() -> Vec<c::PyMethodDef> {
     vec![
         crate::ffi::class::varargs!(
+            c"gather",
+            crate::sync::gather::gather,
+            c"gather($module, /, *coros_or_futures, return_exceptions=False)\n--\n\n\
+              Return a future of the list of all results, or of the first exception."
+        ),
+        crate::ffi::class::varargs!(
             c"_set_metaclass",
             set_metaclass,
             c"($module, cls, meta, /)\nSets the class of a native type."

@@ -37,19 +37,21 @@ macro_rules! names {
 
 names! {
     __aenter__, __dict__, _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost,
-    _check_handshake_timeout, _check_shutdown_timeout, _detach, _do_read, _ensure_fd_no_transport,
-    _force_close, _format, _init, _loop, _protocol, _protocol_paused, _read_ready, _resumed,
-    _run_once, _sslobj, _start_reading, _wakeup_waiter, _write_ready, abort, acquire,
+    _cancel_message, _check_handshake_timeout, _check_shutdown_timeout, _detach, _do_read,
+    _ensure_fd_no_transport, _force_close, _format, _init, _log_destroy_pending, _loop,
+    _make_cancelled_error, _protocol, _protocol_paused, _read_ready, _resumed, _run_once,
+    _sslcontext, _sslobj, _start_reading, _wakeup_waiter, _write_ready, abort, acquire,
     add_done_callback, append, buffer, buffer_updated, call_exception_handler, call_later,
     call_soon, cancel, cancelled, cipher, clear, close, co_flags, compression, connection_lost,
-    connection_made, context, cr_await, create_future, data_received, datagram_received, detach,
-    do_handshake, done, eof_received, errno, error_received, exception, fileno, full, future, get,
-    get_buffer, get_debug, get_extra_info, get_loop, get_nowait, getpeercert, getpeername,
-    getsockname, gi_code, handle, is_closing, is_running, locked, message, notify, pause_reading,
-    pause_writing, peercert, peername, pending, pipe, pipe_data_received, pop, popleft, protocol,
-    put, put_nowait, raw, read, release, remove, result, resume_reading, resume_writing, run, set,
-    set_exception, set_name, set_result, shutdown, socket, sockname, source_traceback, ssl_object,
-    sslcontext, task, throw, time, transport, unwrap, value, wait, warning, wrap_bio, write,
+    connection_made, context, cr_await, create_future, create_task, data_received,
+    datagram_received, detach, do_handshake, done, eof_received, errno, error_received, exception,
+    fileno, full, future, get, get_buffer, get_debug, get_extra_info, get_loop, get_nowait,
+    getpeercert, getpeername, getsockname, gi_code, handle, is_closing, is_running, locked, message,
+    notify, pause_reading, pause_writing, peercert, peername, pending, pipe, pipe_data_received,
+    pop, popleft, protocol, put, put_nowait, raw, read, recv, recv_into, release, remove, result,
+    resume_reading, resume_writing, run, send, set, set_exception, set_name, set_result, shutdown,
+    socket, sockname, source_traceback, ssl_object, sslcontext, task, throw, time, transport,
+    unwrap, value, wait, warning, wrap_bio, write,
 }
 
 /// asyncio's own objects that the hot types call.
@@ -66,6 +68,14 @@ pub struct Asyncio {
     pub task_get_stack: Ref,
     pub task_print_stack: Ref,
     pub get_event_loop: Ref,
+    /// `asyncio.events._get_running_loop`, which gives `None` where none runs.
+    pub find_running_loop: Ref,
+    pub current_task: Ref,
+    pub ensure_future: Ref,
+    /// `asyncio.futures._get_loop`.
+    pub futures_get_loop: Ref,
+    /// `asyncio.tasks._GatheringFuture`.
+    pub gathering_class: Ref,
     pub future_add_to_awaited_by: Option<Ref>,
     pub future_discard_from_awaited_by: Option<Ref>,
     pub extract_stack: Ref,
@@ -91,6 +101,11 @@ pub struct Asyncio {
     pub future_class: Ref,
     pub task_class: Ref,
     pub socket_class: Ref,
+    /// `_socket.socket`, which `socket.socket` derives from, and methods of it.
+    pub socket_base: Ref,
+    pub socket_recv: Ref,
+    pub socket_recv_into: Ref,
+    pub socket_send: Ref,
     /// `io.FileIO`, which owns the descriptor of a file or pipe.
     pub file_class: Ref,
     pub read_transport_class: Ref,
@@ -115,6 +130,7 @@ pub struct Types {
     pub future_iter: Ref,
     pub coroutine: Ref,
     pub coroutine_function: Ref,
+    pub gathering: Ref,
     pub handle: Ref,
     pub timer_handle: Ref,
     pub thread_safe_handle: Option<Ref>,
@@ -140,6 +156,10 @@ pub struct State {
     pub kw_context: Ref,
     /// `("debug",)`.
     pub kw_debug: Ref,
+    /// `("loop",)`.
+    pub kw_loop: Ref,
+    /// `("msg",)`.
+    pub kw_msg: Ref,
     pub enter_task: Ref,
     pub leave_task: Ref,
     pub swap_current_task: Option<Ref>,
@@ -154,6 +174,7 @@ pub struct State {
     /// The native types' addresses, for comparing on hot paths.
     pub future_type: *mut c::PyTypeObject,
     pub task_type: *mut c::PyTypeObject,
+    pub gathering_type: *mut c::PyTypeObject,
     pub loop_type: *mut c::PyTypeObject,
     pub types: Types,
     /// The native locks and queues.
@@ -184,8 +205,10 @@ pub fn init() -> R<()> {
     let layout = Layout::probe(asyncio.future_class.obj(), asyncio.task_class.obj())?;
     let module = import(c"_asyncio")?;
     let tasks = import(c"asyncio.tasks")?;
+    let future = crate::future::build_type(&asyncio, layout.fields)?;
     let types = Types {
-        future: crate::future::build_type(&asyncio, layout.fields)?,
+        gathering: crate::sync::gathering::build_type(&asyncio, future.obj(), layout.fields)?,
+        future,
         task: crate::task::build_type(&asyncio, layout.fields)?,
         future_iter: crate::future_iter::build_type()?,
         coroutine: crate::sync::coroutine::build_type()?,
@@ -210,6 +233,8 @@ pub fn init() -> R<()> {
         layout,
         kw_context: crate::ffi::call::tuple(&[context.obj()])?,
         kw_debug: crate::ffi::call::tuple(&[debug.obj()])?,
+        kw_loop: crate::ffi::call::tuple(&[interned(c"loop")?.obj()])?,
+        kw_msg: crate::ffi::call::tuple(&[interned(c"msg")?.obj()])?,
         enter_task: tasks.obj().getattr_str(c"_enter_task")?,
         leave_task: tasks.obj().getattr_str(c"_leave_task")?,
         swap_current_task: optional(module.obj(), c"_swap_current_task")?,
@@ -222,6 +247,7 @@ pub fn init() -> R<()> {
         all_tasks: crate::ffi::registry::Head::leak(),
         future_type: types.future.ptr().cast(),
         task_type: types.task.ptr().cast(),
+        gathering_type: types.gathering.ptr().cast(),
         loop_type: types.event_loop.ptr().cast(),
         sync: crate::sync::Families::new(types.coroutine_function.obj())?,
         types,
@@ -243,6 +269,7 @@ impl Asyncio {
         };
         let tasks = import(c"asyncio.tasks")?;
         let native = import(c"_asyncio")?;
+        let socket_base = get(c"_socket", c"socket")?;
         let base_loop = get(c"asyncio.base_events", c"BaseEventLoop")?;
         Ok(Asyncio {
             cancelled_error: get(c"asyncio.exceptions", c"CancelledError")?,
@@ -256,6 +283,11 @@ impl Asyncio {
             task_get_stack: get(c"asyncio.base_tasks", c"_task_get_stack")?,
             task_print_stack: get(c"asyncio.base_tasks", c"_task_print_stack")?,
             get_event_loop: get(c"asyncio.events", c"get_event_loop")?,
+            find_running_loop: get(c"asyncio.events", c"_get_running_loop")?,
+            current_task: get(c"asyncio.tasks", c"current_task")?,
+            ensure_future: get(c"asyncio.tasks", c"ensure_future")?,
+            futures_get_loop: get(c"asyncio.futures", c"_get_loop")?,
+            gathering_class: get(c"asyncio.tasks", c"_GatheringFuture")?,
             future_add_to_awaited_by: optional(native.obj(), c"future_add_to_awaited_by")?,
             future_discard_from_awaited_by: optional(
                 native.obj(),
@@ -285,6 +317,10 @@ impl Asyncio {
             future_class: native.obj().getattr_str(c"Future")?,
             task_class: native.obj().getattr_str(c"Task")?,
             socket_class: get(c"socket", c"socket")?,
+            socket_recv: socket_base.obj().getattr_str(c"recv")?,
+            socket_recv_into: socket_base.obj().getattr_str(c"recv_into")?,
+            socket_send: socket_base.obj().getattr_str(c"send")?,
+            socket_base,
             file_class: get(c"io", c"FileIO")?,
             read_transport_class: get(c"asyncio.transports", c"ReadTransport")?,
         })

@@ -21,7 +21,6 @@ use crate::event_loop::{self, LoopFields};
 use crate::ffi::call::{string, uint};
 use crate::ffi::class::bind_tuple;
 use crate::ffi::error::given_matches;
-use crate::ffi::object::none;
 use crate::ffi::park::{calling, unwinding};
 #[cfg(not(Py_3_14))]
 use crate::ffi::registry::Node;
@@ -38,6 +37,7 @@ mod wait;
 
 pub use cancel::cancel;
 pub use class::{build_type, step_callback, wakeup_callback};
+pub use wait::{add_edge, cancel_awaited, discard_edge};
 
 /// The fields of a task; the future part comes first.
 #[repr(C)]
@@ -180,9 +180,15 @@ fn check_context(given: Obj<'_>) -> R<()> {
     Ok(())
 }
 
-fn is_coroutine(coro: Obj<'_>) -> R<bool> {
+/// Whether this is a coroutine that an `async def` function made, or a native one.
+#[inline]
+pub fn is_exact_coroutine(object: Obj<'_>) -> bool {
     // SAFETY: alive.
-    if unsafe { c::PyCoro_CheckExact(coro.ptr()) } != 0 || coroutine::is_native(coro) {
+    unsafe { c::PyCoro_CheckExact(object.ptr()) != 0 || coroutine::is_native(object) }
+}
+
+fn is_coroutine(coro: Obj<'_>) -> R<bool> {
+    if is_exact_coroutine(coro) {
         return Ok(true);
     }
     state()
@@ -221,6 +227,11 @@ impl TaskFields {
         {
             drop(native.release(held - 1));
         }
+    }
+
+    /// The task may die pending without a word: nobody but its maker knows it.
+    pub fn keep_quiet(&self) {
+        self.log_destroy_pending.set(false);
     }
 
     /// The loop forgot this task by itself.
@@ -363,7 +374,7 @@ enum Sent {
 
 fn advance(task: Obj<'_>, this: &TaskFields, exception: Option<Ref>) -> R<()> {
     if !this.future.is_pending() {
-        return Err(already_done(task, exception.as_ref()));
+        return Err(wait::already_done(task, exception.as_ref()));
     }
     let exception = this.with_cancellation(exception)?;
     this.waits_for.clear();
@@ -449,18 +460,6 @@ fn fail(task: Obj<'_>, this: &TaskFields, raised: Raised) -> R<()> {
         Err(Raised::throw(exception))
     } else {
         Ok(())
-    }
-}
-
-#[cold]
-fn already_done(task: Obj<'_>, exception: Option<&Ref>) -> Raised {
-    let text = task.repr().and_then(|task| {
-        let exception = exception.map_or(none(), Ref::obj).repr()?;
-        Ok(format!("__step(): already done: {task} {exception}"))
-    });
-    match text {
-        Ok(text) => Raised::new(state().asyncio.invalid_state_error.obj(), &text),
-        Err(raised) => raised,
     }
 }
 

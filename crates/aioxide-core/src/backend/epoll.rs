@@ -76,6 +76,15 @@ impl Epoll {
         sys::replace(self.epoll.as_fd(), fresh.as_fd())
     }
 
+    /// Changes token and interest of `fd`, which must be known still.
+    ///
+    /// # Errors
+    /// `ENOENT` if it is not: the number was closed, and is another file's now; `EBADF` if it is
+    /// nobody's.
+    pub fn confirm(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.change(EpollChange::Modify, fd, token, interest)
+    }
+
     fn change(
         &self,
         change: EpollChange,

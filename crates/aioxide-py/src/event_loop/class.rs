@@ -2,6 +2,8 @@
 //!
 //! May touch: the memory of loop objects. Invariant: the fields are complete before `tp_new`
 //! returns and dropped once, in `tp_dealloc`.
+//!
+//! Size: the tables of methods and attributes are one list, with several lines for each entry.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
@@ -13,7 +15,7 @@ use aioxide_core::inbox::Inbox;
 use aioxide_core::turn::Turn;
 use pyo3_ffi as c;
 
-use super::{Entry, LoopFields, Registration, create, fields, look, run, schedule, watch};
+use super::{LoopFields, Registration, create, fields, look, run, schedule, sock, watch};
 use crate::ffi::call::{float, uint};
 use crate::ffi::class::{
     Class, Visitor, attribute, bind_tuple, initializer, noargs, onearg, varargs,
@@ -42,6 +44,8 @@ impl LoopFields {
             by_fd: RefCell::default(),
             held: RefCell::default(),
             unflushed: RefCell::default(),
+            trusted: RefCell::default(),
+            trusting_polls: Cell::new(0),
             stale_polls: Cell::new(0),
             turn_number: Cell::new(0),
             transports: crate::transport::PerLoop::default(),
@@ -60,25 +64,17 @@ impl LoopFields {
     }
 
     fn visit(&self, visitor: &mut Visitor) {
-        let entry = |visitor: &mut Visitor, entry: &Entry| match entry {
-            Entry::Step(object) | Entry::Call(object) => visitor.visit(object.ptr()),
-            Entry::Io(..) => {}
-        };
         visitor.slot(&self.task_factory);
         visitor.slot(&self.current_handle);
         if let Ok(turn) = self.turn.try_borrow() {
-            turn.ready.iter().for_each(|item| entry(visitor, item));
+            turn.ready.iter().for_each(|entry| entry.visit(visitor));
             turn.timers
                 .iter()
-                .for_each(|(_, item)| entry(visitor, item));
+                .for_each(|(_, entry)| entry.visit(visitor));
             for (_, registration) in turn.registrations.iter() {
                 match registration {
                     Registration::Native { object, .. } => visitor.visit(object.ptr()),
-                    Registration::Watch { reader, writer, .. } => {
-                        for handle in [reader, writer].into_iter().flatten() {
-                            visitor.visit(handle.ptr());
-                        }
-                    }
+                    Registration::Watch(watch) => watch.visit(visitor),
                 }
             }
         }
@@ -310,6 +306,7 @@ pub fn build_type() -> R<Ref> {
         .methods(run::methods())
         .methods(scheduling())
         .methods(watching())
+        .methods(sockets())
         .methods(crate::transport::loop_methods())
         .attributes(attributes())
         .build(None)
@@ -442,6 +439,41 @@ fn watching() -> Vec<c::PyMethodDef> {
             c"_native_transport",
             watch::native_transport,
             c"The native transport that uses a descriptor, or None."
+        ),
+    ]
+}
+
+fn sockets() -> Vec<c::PyMethodDef> {
+    vec![
+        varargs!(
+            c"_sock_recv",
+            sock::sock_recv,
+            c"($self, sock, nbytes)\nThe bytes, a future of them, or None: not a plain case."
+        ),
+        varargs!(
+            c"_sock_recv_into",
+            sock::sock_recv_into,
+            c"($self, sock, buf)\nThe number of bytes, a future of it, or None."
+        ),
+        varargs!(
+            c"_sock_sendall",
+            sock::sock_sendall,
+            c"($self, sock, data)\nTrue if all is sent, a future of None, or None."
+        ),
+        varargs!(
+            c"_sock_wait",
+            sock::sock_wait,
+            c"($self, sock, function, reads)\nA future of function(), tried at readiness."
+        ),
+        varargs!(
+            c"_sock_forget",
+            sock::sock_forget,
+            c"($self, fd, future)\nThe operation behind the future waits no more."
+        ),
+        onearg!(
+            c"_sock_settle",
+            watch::settle_fd,
+            c"Has the next operation on a descriptor ask the kernel."
         ),
     ]
 }

@@ -60,6 +60,27 @@ pub fn create_task(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
     )
 }
 
+impl LoopFields {
+    /// Whether `loop.create_task(coro)` would do nothing but make a native task: the loop is open,
+    /// does not debug, has no factory, and nobody replaced the method.
+    pub fn makes_tasks_directly(&self) -> R<bool> {
+        let plain = self.is_direct() && !self.debug() && !self.is_closed();
+        Ok(plain && self.task_factory.is_empty() && !self.overrides(&state().names.create_task)?)
+    }
+}
+
+/// `loop.create_task(coro)` where `makes_tasks_directly`.
+#[inline]
+pub fn create_plain_task(event_loop: Obj<'_>, native: &LoopFields, coro: Obj<'_>) -> R<Ref> {
+    let options = Options {
+        coro,
+        name: None,
+        context: None,
+        eager: false,
+    };
+    task::create(event_loop, native, &options)
+}
+
 type Parsed<'a> = (Obj<'a>, [Option<Obj<'a>>; 3], Vec<(Obj<'a>, Obj<'a>)>);
 
 fn parse<'a>(args: &Args<'a>) -> R<Parsed<'a>> {

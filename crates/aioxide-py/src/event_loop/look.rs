@@ -7,39 +7,22 @@
 
 #![forbid(unsafe_code)]
 
+use super::watched::Watcher;
 use super::{Entry, Registration, fields};
 use crate::ffi::call::{int, list, tuple};
 use crate::ffi::object::none;
 use crate::ffi::{Obj, R, Ref};
-use crate::handle::Callback;
-use crate::task;
 
-/// `loop._ready`: the handles that are to run. A task's next step has one made for it.
+/// `loop._ready`: the handles that are to run. A native entry has one made for it.
 pub fn ready(event_loop: Obj<'_>) -> R<Ref> {
     let this = fields(event_loop);
-    let entries: Vec<(Ref, bool)> = {
+    let entries: Vec<Entry> = {
         let turn = this.turn.borrow();
-        let shown = |entry: &Entry| match entry {
-            Entry::Call(handle) => Some((handle.clone(), false)),
-            Entry::Step(task) => Some((task.clone(), true)),
-            Entry::Io(..) => None,
-        };
-        turn.ready.iter().filter_map(shown).collect()
+        turn.ready.iter().cloned().collect()
     };
     let mut handles = Vec::with_capacity(entries.len());
-    for (object, is_task) in entries {
-        if !is_task {
-            handles.push(object);
-            continue;
-        }
-        let step = task::step_callback(object.obj())?;
-        let context = task::fields(object.obj()).context.get();
-        let callback = Callback {
-            function: step.obj(),
-            args: &[],
-            context: context.as_ref().map(Ref::obj),
-        };
-        handles.push(this.new_handle(&callback, None)?);
+    for entry in &entries {
+        handles.extend(this.handle_of(entry)?);
     }
     list(&handles)
 }
@@ -50,7 +33,7 @@ pub fn scheduled(event_loop: Obj<'_>) -> R<Ref> {
         let turn = fields(event_loop).turn.borrow();
         let shown = |entry: &Entry| match entry {
             Entry::Call(handle) => Some(handle.clone()),
-            Entry::Step(_) | Entry::Io(..) => None,
+            Entry::Step(_) | Entry::Done(..) | Entry::Io(..) | Entry::Attempt(_) => None,
         };
         turn.timers
             .iter()
@@ -61,21 +44,24 @@ pub fn scheduled(event_loop: Obj<'_>) -> R<Ref> {
 }
 
 /// `loop._watched`: for each descriptor that is watched its number, what for (1: reading, 2:
-/// writing, as in `selectors`), and the handles of its reader and writer, or None.
+/// writing, as in `selectors`), and its reader and writer: the handle, the future of an operation,
+/// or None.
 pub fn watched(event_loop: Obj<'_>) -> R<Ref> {
     let found: Vec<_> = {
         let turn = fields(event_loop).turn.borrow();
-        let shown = |registration: &Registration| {
-            let interest = registration.interest();
-            let handles = match registration {
-                Registration::Watch { reader, writer, .. } => [reader.clone(), writer.clone()],
-                Registration::Native { .. } => [None, None],
-            };
-            (registration.fd(), interest, handles)
+        let shown = |registration: &Registration| match registration {
+            Registration::Watch(watch) => {
+                let seen =
+                    |place: &Option<Watcher>| place.as_ref().map(|found| found.object().to_ref());
+                let watchers = [seen(&watch.reader), seen(&watch.writer)];
+                (watch.fd, watch.wanted(), watchers)
+            }
+            Registration::Native { fd, interest, .. } => (*fd, *interest, [None, None]),
         };
         let registrations = turn.registrations.iter();
         registrations
             .map(|(_, registration)| shown(registration))
+            .filter(|(_, interest, _)| !interest.is_none())
             .collect()
     };
     let mut rows = Vec::with_capacity(found.len());

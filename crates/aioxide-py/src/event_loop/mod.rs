@@ -1,10 +1,10 @@
 //! `Loop`: the native half of the event loop; the package adds the control plane in Python.
 //!
 //! Rooms: `schedule` (call_soon and sisters), `create` (futures and tasks), `run` (turns), `watch`
-//! (file descriptors), `class` (the Python type). All state belongs to the thread that runs the
-//! loop; under the GIL other threads may call the same methods, because no borrow outlives a call
-//! into Python and none is held while the GIL is released. The one thing made for other threads is
-//! the inbox.
+//! and `watched` (file descriptors), `sock` (`sock_*`), `class` (the Python type). All state
+//! belongs to the thread that runs the loop; under the GIL other threads may call the same methods,
+//! because no borrow outlives a call into Python and none is held while the GIL is released. The
+//! one thing made for other threads is the inbox.
 
 mod class;
 mod create;
@@ -12,10 +12,13 @@ mod held;
 mod look;
 mod run;
 mod schedule;
+mod sock;
 mod watch;
+mod watched;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use aioxide_core::backend::epoll::Epoll;
@@ -25,23 +28,46 @@ use aioxide_core::inbox::Inbox;
 use aioxide_core::slab::Token;
 use aioxide_core::turn::Turn;
 
+use crate::ffi::class::Visitor;
 use crate::ffi::{Obj, R, Raised, Ref, Slot, layout};
 use crate::state::state;
+use crate::sync::Listener;
 use held::Held;
+use watched::{Operation, Watch};
 
 pub use class::build_type;
-pub use create::create_future_on;
+pub use create::{create_future_on, create_plain_task};
 pub use schedule::foreign_call_soon;
 pub use watch::fd_of;
 
 /// Something to run in a turn.
+#[derive(Clone)]
 pub enum Entry {
     /// The next step of a native task.
     Step(Ref),
     /// A handle.
     Call(Ref),
+    /// A native object that listens, the future that is done, and how the object is told.
+    Done(Ref, Ref, Listener),
     /// Readiness of a native transport or listener.
     Io(Token, Readiness),
+    /// Readiness for an operation of `sock_*`. Never crosses threads; what the operation holds is
+    /// shown to the collector where it waits.
+    Attempt(Rc<Operation>),
+}
+
+impl Entry {
+    /// Visits its references, for the collector.
+    fn visit(&self, visitor: &mut Visitor) {
+        match self {
+            Entry::Step(object) | Entry::Call(object) => visitor.visit(object.ptr()),
+            Entry::Done(target, future, _) => {
+                visitor.visit(target.ptr());
+                visitor.visit(future.ptr());
+            }
+            Entry::Io(..) | Entry::Attempt(_) => {}
+        }
+    }
 }
 
 // SAFETY: entries cross threads only through the inbox, put in and taken out by threads that are
@@ -53,17 +79,8 @@ pub type OnReady = fn(Obj<'_>, Readiness) -> R<()>;
 
 /// Who is interested in a descriptor.
 pub enum Registration {
-    /// `add_reader` and `add_writer`.
-    Watch {
-        /// The descriptor.
-        fd: RawFd,
-        /// The object it was taken from, by which it can be removed even when that is closed.
-        file: Option<Ref>,
-        /// The reader's handle.
-        reader: Option<Ref>,
-        /// The writer's handle.
-        writer: Option<Ref>,
-    },
+    /// `add_reader`, `add_writer`, and operations of `sock_*` that wait.
+    Watch(Box<Watch>),
     /// A native transport or listener, kept alive while it is registered.
     Native {
         /// The descriptor.
@@ -75,6 +92,24 @@ pub enum Registration {
         /// Called with the object and its readiness.
         on_ready: OnReady,
     },
+}
+
+impl Registration {
+    /// What the backend watches for.
+    pub fn interest(&self) -> Interest {
+        match self {
+            Registration::Native { interest, .. } => *interest,
+            Registration::Watch(watch) => watch.armed,
+        }
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> RawFd {
+        match self {
+            Registration::Native { fd, .. } => *fd,
+            Registration::Watch(watch) => watch.fd,
+        }
+    }
 }
 
 /// The fields of the native loop.
@@ -91,6 +126,10 @@ pub struct LoopFields {
     held: RefCell<Held>,
     /// Transports with writes of this turn that have not left yet.
     unflushed: RefCell<Vec<(Ref, Flush)>>,
+    /// Sockets that operations wait for without having asked the kernel.
+    trusted: RefCell<Vec<Token>>,
+    /// Polls since those were looked at.
+    trusting_polls: Cell<u32>,
     /// Polls in a row that reported a descriptor which nobody watches.
     stale_polls: Cell<u32>,
     turn_number: Cell<u64>,

@@ -10,11 +10,12 @@ use aioxide_core::backend::{Backend, Events};
 use aioxide_core::turn::Poll;
 use pyo3_ffi as c;
 
+use super::watched::Watcher;
 use super::{Entry, LoopFields, Registration, fields};
 use crate::ffi::call::float;
 use crate::ffi::class::noargs;
 use crate::ffi::error::check;
-use crate::ffi::object::none_ref;
+use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Obj, R, Raised, Ref, park};
 use crate::state::state;
 use crate::{handle, task};
@@ -150,6 +151,7 @@ impl LoopFields {
         let backend = self.backend()?;
         let sleeps = may_sleep && self.inbox.prepare_sleep();
         let waited = if sleeps {
+            let timeout = self.trusting_sleep(timeout);
             let waited = park::detached(|| backend.wait(events, timeout));
             self.inbox.awake();
             waited
@@ -162,13 +164,15 @@ impl LoopFields {
             check(unsafe { c::PyErr_CheckSignals() })?;
         }
         self.turn.borrow_mut().collect(&self.inbox);
-        self.queue_events(events)
+        self.queue_events(events)?;
+        self.after_poll(sleeps && events.is_empty() && !events.woken())
     }
 
     fn queue_events(&self, events: &Events) -> R<()> {
         let mut is_stale = false;
         for event in events.iter() {
-            let mut stale = Vec::new();
+            let mut cancelled = [None, None];
+            let mut is_unwanted = false;
             {
                 let mut turn = self.turn.borrow_mut();
                 let turn = &mut *turn;
@@ -177,28 +181,34 @@ impl LoopFields {
                     Some(Registration::Native { .. }) => {
                         turn.ready.push(Entry::Io(event.token, event.readiness));
                     }
-                    Some(Registration::Watch {
-                        fd, reader, writer, ..
-                    }) => {
-                        let sides = [
-                            (reader, event.readiness.wakes_reader(), true),
-                            (writer, event.readiness.wakes_writer(), false),
-                        ];
-                        for (watcher, is_ready, reads) in sides {
-                            let Some(watcher) = watcher.as_ref().filter(|_| is_ready) else {
-                                continue;
-                            };
-                            if handle::fields(watcher.obj()).is_cancelled() {
-                                stale.push((*fd, reads));
-                            } else {
-                                turn.ready.push(Entry::Call(watcher.clone()));
+                    Some(Registration::Watch(watch)) => {
+                        let woken = watch.woken(event.readiness);
+                        for (watcher, cancelled) in woken.into_iter().zip(&mut cancelled) {
+                            match watcher {
+                                None => {}
+                                Some(Watcher::Handle(handle)) => {
+                                    if handle::fields(handle.obj()).is_cancelled() {
+                                        *cancelled = Some(watch.fd);
+                                    } else {
+                                        turn.ready.push(Entry::Call(handle.clone()));
+                                    }
+                                }
+                                Some(Watcher::Operation(operation)) => {
+                                    turn.ready.push(Entry::Attempt(operation.clone()));
+                                }
                             }
                         }
+                        is_unwanted = watch.is_unwanted(event.readiness);
                     }
                 }
             }
-            for (fd, reads) in stale {
-                self.unwatch(fd, reads)?;
+            for (fd, reads) in cancelled.into_iter().zip([true, false]) {
+                if let Some(fd) = fd {
+                    self.unwatch(fd, reads)?;
+                }
+            }
+            if is_unwanted {
+                self.settle(event.token)?;
             }
         }
         let stale_polls = if is_stale {
@@ -215,8 +225,9 @@ impl LoopFields {
 
     /// Rids the backend of descriptors that nobody watches and nobody can name.
     #[cold]
-    fn renew_backend(&self) -> R<()> {
+    pub(super) fn renew_backend(&self) -> R<()> {
         self.stale_polls.set(0);
+        self.forget_unwanted();
         let live: Vec<_> = {
             let turn = self.turn.borrow();
             let shown = turn.registrations.iter();
@@ -243,7 +254,7 @@ impl LoopFields {
             Entry::Step(task) => match task::run_step(task.obj()) {
                 Ok(()) => Ok(()),
                 Err(raised) if raised.is_exit() => Err(raised),
-                Err(raised) => self.report_step(task, raised),
+                Err(raised) => self.report_entry(entry, raised),
             },
             Entry::Call(handle) => {
                 let fields = handle::fields(handle.obj());
@@ -254,6 +265,18 @@ impl LoopFields {
                     handle::run(handle.obj())
                 }
             }
+            Entry::Done(target, future, listener) => {
+                match listener.tell(target.obj(), future.obj()) {
+                    Ok(()) => Ok(()),
+                    Err(raised) if raised.is_exit() => Err(raised),
+                    Err(raised) => self.report_entry(entry, raised),
+                }
+            }
+            Entry::Attempt(operation) => match self.attempt(operation) {
+                Ok(()) => Ok(()),
+                Err(raised) if raised.is_exit() => Err(raised),
+                Err(raised) => self.report_attempt(operation.future.obj(), raised),
+            },
             Entry::Io(token, readiness) => {
                 let target = match self.turn.borrow().registrations.get(*token) {
                     Some(Registration::Native {
@@ -269,19 +292,34 @@ impl LoopFields {
         }
     }
 
-    /// A step that could not even run: reported as asyncio reports a failing callback.
+    /// A step that could not even run, or a listener that failed: reported as asyncio reports a
+    /// failing callback.
     #[cold]
-    fn report_step(&self, task: &Ref, raised: Raised) -> R<()> {
+    fn report_entry(&self, entry: &Entry, raised: Raised) -> R<()> {
         let error = raised.take();
-        let callback = task::step_callback(task.obj())?;
-        let context = task::fields(task.obj()).context.get();
-        let callback = handle::Callback {
-            function: callback.obj(),
-            args: &[],
-            context: context.as_ref().map(Ref::obj),
-        };
-        let handle = self.new_handle(&callback, None)?;
-        handle::report(handle.obj(), error)
+        match self.handle_of(entry)? {
+            Some(handle) => handle::report(handle.obj(), error),
+            None => Err(Raised::throw(error)),
+        }
+    }
+
+    /// An outcome that could not be told: reported as asyncio reports a failing callback.
+    #[cold]
+    fn report_attempt(&self, future: Obj<'_>, raised: Raised) -> R<()> {
+        let names = &state().names;
+        let error = raised.take();
+        let context = crate::ffi::call::dict()?;
+        let message = crate::ffi::call::string("Exception in callback of a socket operation")?;
+        for (key, value) in [
+            (&names.message, message.obj()),
+            (&names.exception, error.obj()),
+            (&names.future, future),
+        ] {
+            crate::ffi::call::dict_set(context.obj(), key.obj(), value)?;
+        }
+        self.object()
+            .call_method1(names.call_exception_handler.obj(), context.obj())
+            .map(drop)
     }
 
     /// Debug mode: warns about an entry that takes `slow_callback_duration` or longer.
@@ -304,7 +342,13 @@ impl LoopFields {
                 .repr()
                 .and_then(|text| crate::ffi::call::string(&text)),
             Entry::Call(handle) => asyncio.format_handle.obj().call1(handle.obj()),
+            Entry::Done(..) => {
+                let handle = self.handle_of(&entry)?;
+                let handle = handle.as_ref().map_or_else(none, Ref::obj);
+                asyncio.format_handle.obj().call1(handle)
+            }
             Entry::Io(token, _) => self.describe_io(*token),
+            Entry::Attempt(operation) => crate::ffi::call::string(&operation.future.obj().repr()?),
         }?;
         let format = crate::ffi::call::string("Executing %s took %.3f seconds")?;
         // Looked up at each use: programs and tests replace it there.

@@ -13,6 +13,8 @@ use crate::ffi::object::none_ref;
 use crate::ffi::{Args, Obj, R, Raised, Ref};
 use crate::handle::{self, Callback};
 use crate::state::state;
+use crate::sync::Listener;
+use crate::task;
 
 impl LoopFields {
     /// Adds an entry at the end of the ready queue.
@@ -41,6 +43,17 @@ impl LoopFields {
             self.check_thread()?;
         }
         self.push(Entry::Step(task));
+        Ok(())
+    }
+
+    /// Schedules telling a native object that a future is done.
+    #[inline]
+    pub fn push_done(&self, target: Ref, future: Ref, listener: Listener) -> R<()> {
+        self.check_open()?;
+        if self.debug.get() {
+            self.check_thread()?;
+        }
+        self.push(Entry::Done(target, future, listener));
         Ok(())
     }
 
@@ -73,6 +86,27 @@ impl LoopFields {
         let handle = handle::new(self.object(), callback, when)?;
         self.trace_handle(handle.obj())?;
         Ok(handle)
+    }
+
+    /// The handle that asyncio would have for an entry; readiness of transports has none.
+    pub fn handle_of(&self, entry: &Entry) -> R<Option<Ref>> {
+        let (callback, argument, run_context) = match entry {
+            Entry::Call(handle) => return Ok(Some(handle.clone())),
+            Entry::Io(..) | Entry::Attempt(_) => return Ok(None),
+            Entry::Step(task) => {
+                let callback = task::step_callback(task.obj())?;
+                (callback, None, task::fields(task.obj()).context.get())
+            }
+            Entry::Done(target, future, listener) => {
+                (listener.callback(target.obj())?, Some(future.obj()), None)
+            }
+        };
+        let callback = Callback {
+            function: callback.obj(),
+            args: argument.as_slice(),
+            context: run_context.as_ref().map(Ref::obj),
+        };
+        self.new_handle(&callback, None).map(Some)
     }
 
     /// Remembers where a handle was created, in debug mode.

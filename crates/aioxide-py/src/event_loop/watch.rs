@@ -2,15 +2,17 @@
 //!
 //! May touch: the backend and the table of registrations. Invariants: a descriptor has at most one
 //! registration; the table changes only after the backend agreed, so a refused descriptor leaves
-//! everything as it was; a handle that is replaced or removed is cancelled, outside any borrow.
+//! everything as it was; a handle that is replaced or removed is cancelled, outside any borrow; an
+//! operation that is replaced or removed is forgotten, and its future stays as it is.
 
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
 
-use aioxide_core::backend::{Backend, Interest, Readiness};
+use aioxide_core::backend::{Backend, Interest, Readiness, sys};
 use aioxide_core::slab::Token;
 
+use super::watched::{Watch, Watcher};
 use super::{Entry, LoopFields, OnReady, Registration, fields};
 use crate::ffi::args::unexpected_keyword;
 use crate::ffi::object::{boolean, none, none_ref};
@@ -18,38 +20,12 @@ use crate::ffi::{Args, Obj, R, Raised, Ref, Signature};
 use crate::handle::{self, Callback};
 use crate::state::state;
 
-impl Registration {
-    /// What the backend watches for.
-    pub fn interest(&self) -> Interest {
-        match self {
-            Registration::Native { interest, .. } => *interest,
-            Registration::Watch { reader, writer, .. } => {
-                let mut interest = Interest::NONE;
-                if reader.is_some() {
-                    interest = interest.with(Interest::READABLE);
-                }
-                if writer.is_some() {
-                    interest = interest.with(Interest::WRITABLE);
-                }
-                interest
-            }
-        }
-    }
-
-    /// The descriptor.
-    pub fn fd(&self) -> RawFd {
-        match self {
-            Registration::Native { fd, .. } | Registration::Watch { fd, .. } => *fd,
-        }
-    }
-}
-
 fn os_error(error: std::io::Error) -> Raised {
     Raised::os_error(&error)
 }
 
 impl LoopFields {
-    fn token_of(&self, fd: RawFd) -> Option<Token> {
+    pub(super) fn token_of(&self, fd: RawFd) -> Option<Token> {
         let index = usize::try_from(fd).ok()?;
         self.by_fd.borrow().get(index).copied().flatten()
     }
@@ -65,7 +41,7 @@ impl LoopFields {
         by_fd[index] = token;
     }
 
-    fn insert(&self, registration: Registration) -> R<Token> {
+    pub(super) fn insert(&self, registration: Registration) -> R<Token> {
         let (fd, interest) = (registration.fd(), registration.interest());
         let backend = self.backend()?;
         let token = self.turn.borrow_mut().registrations.insert(registration);
@@ -87,11 +63,77 @@ impl LoopFields {
         if self.token_of(fd) == Some(token) {
             self.set_token(fd, None);
         }
-        drop(removed);
         let backend = self.backend.borrow().clone();
-        match backend {
+        let forgotten = match backend {
             Some(backend) => backend.deregister(fd).map_err(os_error),
             None => Ok(()),
+        };
+        if let Registration::Watch(watch) = removed {
+            cancel_watcher(watch.reader)?;
+            cancel_watcher(watch.writer)?;
+        }
+        forgotten
+    }
+
+    /// Drops the record of a descriptor that is no more what it was, without a word to the kernel,
+    /// which has forgotten a closed file by itself.
+    pub(super) fn forget(&self, token: Token) {
+        let removed = self.turn.borrow_mut().registrations.remove(token);
+        if let Some(fd) = removed.as_ref().map(Registration::fd) {
+            self.set_token(fd, None);
+        }
+        drop(removed);
+    }
+
+    /// What is watched under this token, changed by `body`.
+    pub(super) fn with_watch<T>(
+        &self,
+        token: Token,
+        body: impl FnOnce(&mut Watch) -> T,
+    ) -> Option<T> {
+        match self.turn.borrow_mut().registrations.get_mut(token) {
+            Some(Registration::Watch(watch)) => Some(body(watch)),
+            _ => None,
+        }
+    }
+
+    /// Has the kernel report what somebody waits for, and no more. One that knows nothing of the
+    /// descriptor any more needs no telling.
+    pub(super) fn settle(&self, token: Token) -> R<()> {
+        let state = self.with_watch(token, |watch| {
+            let (armed, wanted) = (watch.armed, watch.wanted());
+            watch.armed = wanted;
+            (watch.fd, armed, wanted)
+        });
+        match state {
+            None => Ok(()),
+            Some((_, _, wanted)) if wanted.is_none() => self.remove(token),
+            Some((_, armed, wanted)) if armed == wanted => Ok(()),
+            Some((fd, _, wanted)) => self.rearm(token, fd, wanted),
+        }
+    }
+
+    /// Has the kernel report `interest`, which its record says already; none ends the record.
+    pub(super) fn rearm(&self, token: Token, fd: RawFd, interest: Interest) -> R<()> {
+        if interest.is_none() {
+            return self.remove(token);
+        }
+        match self.backend()?.confirm(fd, token, interest) {
+            Err(error) if !sys::is_gone(&error) => Err(os_error(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops the records of descriptors that nobody waits for.
+    pub(super) fn forget_unwanted(&self) {
+        let mut unwanted = Vec::new();
+        for (token, registration) in self.turn.borrow().registrations.iter() {
+            if matches!(registration, Registration::Watch(watch) if watch.wanted().is_none()) {
+                unwanted.push(token);
+            }
+        }
+        for token in unwanted {
+            self.forget(token);
         }
     }
 
@@ -157,60 +199,71 @@ impl LoopFields {
             .registrations
             .iter()
             .find_map(|(_, registration)| match registration {
-                Registration::Watch {
-                    fd,
-                    file: Some(file),
-                    ..
-                } if file.obj().is(object) => Some(*fd),
-                _ => None,
+                Registration::Watch(watch) => {
+                    let file = watch.file.as_ref()?;
+                    file.obj().is(object).then_some(watch.fd)
+                }
+                Registration::Native { .. } => None,
             });
         Ok(found)
     }
 
     fn watch(&self, fd: RawFd, object: Obj<'_>, new: Ref, reads: bool) -> R<()> {
         let Some(token) = self.token_of(fd) else {
-            let file = (!object.is_int()).then(|| object.to_ref());
-            let (reader, writer) = if reads {
-                (Some(new), None)
-            } else {
-                (None, Some(new))
-            };
+            let mut watch = Watch::new(fd);
+            watch.file = (!object.is_int()).then(|| object.to_ref());
             return self
-                .insert(Registration::Watch {
-                    fd,
-                    file,
-                    reader,
-                    writer,
-                })
+                .begin_watch(watch, Watcher::Handle(new), reads)
                 .map(drop);
         };
+        self.add_watcher(token, Watcher::Handle(new), reads, None)
+    }
+
+    /// Registers a descriptor that nobody watches yet.
+    pub(super) fn begin_watch(&self, mut watch: Watch, watcher: Watcher, reads: bool) -> R<Token> {
+        *watch.place(reads) = Some(watcher);
+        watch.armed = watch.wanted();
+        self.insert(Registration::Watch(Box::new(watch)))
+    }
+
+    /// Puts a watcher into its place beside the other one; who is there is cancelled. The kernel is
+    /// asked in any case, since the number may have become another file's. `identity` names the
+    /// socket that the descriptor is then known to be of.
+    pub(super) fn add_watcher(
+        &self,
+        token: Token,
+        watcher: Watcher,
+        reads: bool,
+        identity: Option<Ref>,
+    ) -> R<()> {
         let added = if reads {
             Interest::READABLE
         } else {
             Interest::WRITABLE
         };
-        let wanted = match self.turn.borrow().registrations.get(token) {
-            Some(registration @ Registration::Watch { .. }) => registration.interest().with(added),
-            _ => {
-                return Err(Raised::runtime(
-                    "a native transport uses this file descriptor",
-                ));
-            }
+        let known = self.with_watch(token, |watch| {
+            let kept = match identity {
+                Some(_) => watch.worth_arming(),
+                None => watch.wanted(),
+            };
+            (watch.fd, kept.with(added))
+        });
+        let Some((fd, wanted)) = known else {
+            return Err(Raised::runtime(
+                "a native transport uses this file descriptor",
+            ));
         };
         self.backend()?
             .reregister(fd, token, wanted)
             .map_err(os_error)?;
-        let old = match self.turn.borrow_mut().registrations.get_mut(token) {
-            Some(Registration::Watch { reader, writer, .. }) => {
-                if reads {
-                    reader.replace(new)
-                } else {
-                    writer.replace(new)
-                }
-            }
-            _ => Some(new),
-        };
-        cancel_handle(old)
+        let mut old = (Some(watcher), identity);
+        self.with_watch(token, |watch| {
+            watch.armed = wanted;
+            std::mem::swap(watch.place(reads), &mut old.0);
+            std::mem::swap(&mut watch.identity, &mut old.1);
+        });
+        drop(old.1);
+        cancel_watcher(old.0)
     }
 
     /// Has `callback` run when `fd` is readable, or writable, for a transport: as `add_reader` and
@@ -226,13 +279,11 @@ impl LoopFields {
     /// Ends what `watch_for` began. Whoever has the place by now keeps it.
     pub fn unwatch_for(&self, fd: RawFd, handle: Obj<'_>, reads: bool) -> R<()> {
         let is_ours = self.token_of(fd).is_some_and(|token| {
-            match self.turn.borrow().registrations.get(token) {
-                Some(Registration::Watch { reader, writer, .. }) => {
-                    let place = if reads { reader } else { writer };
-                    place.as_ref().is_some_and(|found| found.obj().is(handle))
-                }
+            let found = self.with_watch(token, |watch| match watch.place(reads) {
+                Some(Watcher::Handle(found)) => found.obj().is(handle),
                 _ => false,
-            }
+            });
+            found == Some(true)
         });
         if is_ours {
             return self.unwatch(fd, reads).map(drop);
@@ -245,18 +296,16 @@ impl LoopFields {
         let Some(token) = self.token_of(fd) else {
             return Ok(false);
         };
-        let (old, wanted) = match self.turn.borrow_mut().registrations.get_mut(token) {
-            Some(registration @ Registration::Watch { .. }) => {
-                let old = match registration {
-                    Registration::Watch { reader, .. } if reads => reader.take(),
-                    Registration::Watch { writer, .. } => writer.take(),
-                    Registration::Native { .. } => None,
-                };
-                (old, registration.interest())
+        let taken = self.with_watch(token, |watch| {
+            let old = watch.place(reads).take();
+            if old.is_some() {
+                watch.armed = watch.wanted();
             }
-            _ => return Ok(false),
+            (old, watch.armed)
+        });
+        let Some((Some(old), wanted)) = taken else {
+            return Ok(false);
         };
-        let was_there = old.is_some();
         let changed = if wanted.is_none() {
             self.remove(token)
         } else {
@@ -264,15 +313,15 @@ impl LoopFields {
                 .reregister(fd, token, wanted)
                 .map_err(os_error)
         };
-        cancel_handle(old)?;
-        changed.map(|()| was_there)
+        cancel_watcher(Some(old))?;
+        changed.map(|()| true)
     }
 }
 
-fn cancel_handle(handle: Option<Ref>) -> R<()> {
-    match handle {
-        Some(handle) => handle::cancel(handle.obj()).map(drop),
-        None => Ok(()),
+fn cancel_watcher(watcher: Option<Watcher>) -> R<()> {
+    match watcher {
+        Some(Watcher::Handle(handle)) => handle::cancel(handle.obj()).map(drop),
+        Some(Watcher::Operation(_)) | None => Ok(()),
     }
 }
 
@@ -423,4 +472,13 @@ pub fn native_transport(event_loop: Obj<'_>, file: Obj<'_>) -> R<Ref> {
     Ok(fields(event_loop)
         .native_object(fd_of(file)?)
         .unwrap_or_else(none_ref))
+}
+
+/// `loop._sock_settle(fd)`: the kernel reports what somebody waits for, and no more.
+pub fn settle_fd(event_loop: Obj<'_>, file: Obj<'_>) -> R<Ref> {
+    let this = fields(event_loop);
+    if let Some(token) = this.token_of(fd_of(file)?) {
+        this.settle(token)?;
+    }
+    Ok(none_ref())
 }

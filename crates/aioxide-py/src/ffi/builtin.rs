@@ -111,6 +111,23 @@ pub fn is_mutable_bytes(object: Obj<'_>) -> bool {
     unsafe { c::PyByteArray_Check(object.ptr()) != 0 || c::PyMemoryView_Check(object.ptr()) != 0 }
 }
 
+/// The weak reference to `object` that all share who ask for one without a callback.
+#[inline]
+pub fn weakref(object: Obj<'_>) -> R<Ref> {
+    // SAFETY: alive; no callback.
+    unsafe { Ref::steal(c::PyWeakref_NewRef(object.ptr(), std::ptr::null_mut())) }
+}
+
+/// Whether `object` is exactly `bytes`, a `bytearray` or a `memoryview`.
+#[inline]
+pub fn is_stock_bytes(object: Obj<'_>) -> bool {
+    // SAFETY: alive.
+    object.is_exact_bytes()
+        || unsafe {
+            c::PyByteArray_CheckExact(object.ptr()) != 0 || c::PyMemoryView_Check(object.ptr()) != 0
+        }
+}
+
 /// The name of the object's type, without its module.
 pub fn type_name(object: Obj<'_>) -> R<String> {
     super::call::text(object.type_obj().getattr_str(c"__name__")?.obj())
@@ -187,6 +204,30 @@ unsafe extern "C" {
 pub fn bound_method(function: Obj<'_>, instance: Obj<'_>) -> R<Ref> {
     // SAFETY: both alive; the result is owned or null with an error.
     unsafe { Ref::steal(PyMethod_New(function.ptr(), instance.ptr())) }
+}
+
+/// Whether the object is equal to itself only and hashed by its address.
+#[inline]
+pub fn has_identity(object: Obj<'_>) -> bool {
+    let plain = &raw const c::PyBaseObject_Type;
+    // SAFETY: an object keeps its type alive; `object` is a static type.
+    let (class, plain) = unsafe { (&*object.type_ptr(), &*plain) };
+    let address = |hash: Option<c::hashfunc>| hash.map(|function| function as usize);
+    let compare = |function: Option<c::richcmpfunc>| function.map(|function| function as usize);
+    address(class.tp_hash) == address(plain.tp_hash)
+        && compare(class.tp_richcompare) == compare(plain.tp_richcompare)
+}
+
+/// Everything that an iterable gives.
+pub fn collect(iterable: Option<Obj<'_>>) -> R<Vec<Ref>> {
+    let mut items = Vec::new();
+    if let Some(iterable) = iterable {
+        let iterator = iter(iterable)?;
+        while let Some(item) = next(iterator.obj())? {
+            items.push(item);
+        }
+    }
+    Ok(items)
 }
 
 /// The items of a dict; nothing for what is no dict.

@@ -366,6 +366,32 @@ pub fn list(items: &[Ref]) -> R<Ref> {
     Ok(list)
 }
 
+/// A new list that takes the given objects over.
+pub fn list_of(items: Vec<Ref>) -> R<Ref> {
+    // SAFETY: no precondition; nobody sees the list before its items are filled.
+    let list = unsafe { Ref::steal(c::PyList_New(items.len() as isize)) }?;
+    for (index, item) in items.into_iter().enumerate() {
+        // SAFETY: the index is in range and its item still unset; the reference is given away.
+        unsafe { c::PyList_SET_ITEM(list.ptr(), index as isize, item.into_ptr()) };
+    }
+    Ok(list)
+}
+
+/// The number of items of a list.
+pub fn list_len(list: Obj<'_>) -> usize {
+    // SAFETY: the caller passes a list.
+    unsafe { c::PyList_Size(list.ptr()) as usize }
+}
+
+/// Item `index` of a list, if it has so many.
+pub fn list_item(list: Obj<'_>, index: usize) -> Option<Ref> {
+    if index >= list_len(list) {
+        return None;
+    }
+    // SAFETY: a list and an index in range; the item is borrowed, then owned.
+    unsafe { Obj::from_nullable(c::PyList_GET_ITEM(list.ptr(), index as isize)) }.map(Obj::to_ref)
+}
+
 /// A new dict.
 pub fn dict() -> R<Ref> {
     // SAFETY: no precondition.

@@ -236,6 +236,27 @@ pub const fn method(
     }
 }
 
+/// A static method definition that is bound to one object after the other; two bindings to the same
+/// object are equal.
+pub struct Definition(c::PyMethodDef);
+
+// SAFETY: never written to; its pointers are to static text and functions.
+unsafe impl Sync for Definition {}
+
+impl Definition {
+    /// Wraps what the macros below give.
+    pub const fn new(method: c::PyMethodDef) -> Definition {
+        Definition(method)
+    }
+
+    /// The function with `receiver` as its `self`.
+    pub fn bind(&'static self, receiver: Obj<'_>) -> R<Ref> {
+        let definition = std::ptr::from_ref(&self.0).cast_mut();
+        // SAFETY: a static definition, which is only read, and a live `self`.
+        unsafe { Ref::steal(c::PyCFunction_NewEx(definition, receiver.ptr(), null_mut())) }
+    }
+}
+
 /// `name()`: a method without arguments from `fn(Obj) -> R<Ref>`.
 macro_rules! noargs {
     ($name:literal, $function:path, $doc:literal) => {{

@@ -8,8 +8,8 @@ use pyo3_ffi as c;
 use super::life::{clear, dealloc, finalize, repr, traverse};
 use super::outcome::notify;
 use super::{
-    FutureFields, Phase, Waiter, cancel_future, ensure_initialised, fields, invalid_state, loop_of,
-    make_cancelled_error, result, set_exception, set_result,
+    FutureFields, How, Phase, Waiter, cancel_future, ensure_initialised, fields, invalid_state,
+    loop_of, make_cancelled_error, result, set_exception, set_result,
 };
 use crate::event_loop;
 use crate::ffi::call::{int, list, string, tuple};
@@ -129,7 +129,7 @@ fn add_done_callback(future: Obj<'_>, args: Args<'_>) -> R<Ref> {
     };
     let waiter = Waiter {
         target: callback.to_ref(),
-        context: Some(run_context),
+        how: How::Call(run_context),
     };
     if this.is_pending() {
         this.add_waiter(waiter);
@@ -147,10 +147,7 @@ fn remove_done_callback(future: Obj<'_>, callback: Obj<'_>) -> R<Ref> {
     // Comparing runs Python code, which may change the list: compare copies, then remove what
     // compared equal from whatever is there then.
     for waiter in this.waiters() {
-        let target = match &waiter.context {
-            Some(_) => waiter.target.clone(),
-            None => task::wakeup_callback(waiter.target.obj())?,
-        };
+        let (target, _context) = waiter.callable()?;
         if target.obj().equals(callback)? {
             removed += 1;
         } else {
@@ -206,16 +203,7 @@ fn get_callbacks(future: Obj<'_>) -> R<Ref> {
     ensure_initialised(this)?;
     let mut items = Vec::new();
     for waiter in this.waiters() {
-        let (target, ctx) = match waiter.context {
-            Some(ctx) => (waiter.target, ctx),
-            None => {
-                let task = waiter.target.obj();
-                (
-                    task::wakeup_callback(task)?,
-                    task::fields(task).context.get_or_none(),
-                )
-            }
-        };
+        let (target, ctx) = waiter.callable()?;
         items.push(tuple(&[target.obj(), ctx.obj()])?);
     }
     if items.is_empty() {

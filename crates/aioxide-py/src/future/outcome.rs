@@ -5,14 +5,13 @@
 
 use pyo3_ffi as c;
 
-use super::{FutureFields, Phase, Waiter, fields, invalid_state, not_initialised};
+use super::{FutureFields, How, Phase, Waiter, fields, invalid_state, not_initialised};
 use crate::event_loop;
 use crate::ffi::call::string;
 use crate::ffi::error::given_matches;
 use crate::ffi::object::none_ref;
 use crate::ffi::{Obj, R, Raised, Ref};
 use crate::state::state;
-use crate::task;
 
 /// Tells everyone who waits. An error (of a foreign or closed loop's `call_soon`) drops the rest,
 /// as asyncio does.
@@ -32,17 +31,14 @@ pub fn schedule_waiters(future: Obj<'_>) -> R<()> {
 
 #[inline]
 pub(super) fn notify(future: Obj<'_>, this: &FutureFields, waiter: Waiter) -> R<()> {
-    match (waiter.context, this.native()) {
-        (None, Some(native)) => native.push_step(waiter.target),
-        (Some(context), Some(native)) => {
-            native.call_done(waiter.target.obj(), future, context.obj())
-        }
-        (None, None) => {
-            let wakeup = task::wakeup_callback(waiter.target.obj())?;
-            let context = task::fields(waiter.target.obj()).context.get_or_none();
-            call_foreign(this, wakeup.obj(), future, context.obj())
-        }
-        (Some(context), None) => call_foreign(this, waiter.target.obj(), future, context.obj()),
+    let Some(native) = this.native() else {
+        let (callback, context) = waiter.callable()?;
+        return call_foreign(this, callback.obj(), future, context.obj());
+    };
+    match waiter.how {
+        How::Step => native.push_step(waiter.target),
+        How::Call(context) => native.call_done(waiter.target.obj(), future, context.obj()),
+        How::Tell(listener) => native.push_done(waiter.target, future.to_ref(), listener),
     }
 }
 
@@ -188,5 +184,25 @@ pub fn result(future: Obj<'_>) -> R<Ref> {
     match outcome(this)? {
         Outcome::Value(value) => Ok(value),
         Outcome::Error(error) => Err(Raised::raise(error)),
+    }
+}
+
+impl FutureFields {
+    /// What `exception()` of a finished future gives; marks an exception as retrieved.
+    #[inline]
+    pub fn finished_exception(&self) -> Option<Ref> {
+        debug_assert!(self.phase() == Phase::Finished);
+        if self.exception.is_empty() {
+            return None;
+        }
+        self.log_traceback.set(false);
+        self.exception.get()
+    }
+
+    /// What `result()` of a future that finished without an exception gives.
+    #[inline]
+    pub fn finished_result(&self) -> Ref {
+        debug_assert!(self.phase() == Phase::Finished && self.exception.is_empty());
+        self.result.get_or_none()
     }
 }

@@ -2,18 +2,25 @@
 //! coroutine here.
 //!
 //! Rooms: `coroutine` (the object and how it is driven), `function` (callables that return one),
-//! `bound`, `line`, `count`, `managed` (what locks and queues are made of), then one file for each
-//! primitive.
+//! `listener` (native objects that are told when a future is done), `child` (futures and tasks of
+//! any make), `bound`, `line`, `count`, `managed` (what locks and queues are made of), then one
+//! file for each primitive; `gathering` is the future that `gather` returns. Invariant: whoever
+//! wakes somebody does so by an entry of the ready queue where asyncio has one, so the order of
+//! wake-ups is asyncio's.
 
 mod barrier;
 mod bound;
+pub mod child;
 mod condition;
 mod condition_class;
 pub mod coroutine;
 mod count;
 mod event;
 pub mod function;
+pub mod gather;
+pub mod gathering;
 mod line;
+mod listener;
 mod lock;
 mod managed;
 mod queue;
@@ -21,6 +28,8 @@ mod queue_class;
 mod queue_items;
 mod semaphore;
 mod sleep;
+
+pub use listener::Listener;
 
 use bound::{Family, stock};
 

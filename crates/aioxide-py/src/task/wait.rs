@@ -6,10 +6,11 @@
 use pyo3_ffi as c;
 
 use super::{TaskFields, cancel, class, fields, schedule_error, schedule_step};
-use crate::ffi::object::{boolean, none_ref};
-use crate::ffi::{Obj, R, Ref, layout};
-use crate::future::{self, Outcome, Waiter};
+use crate::ffi::object::{boolean, none, none_ref};
+use crate::ffi::{Obj, R, Raised, Ref, layout};
+use crate::future::{self, How, Outcome, Waiter};
 use crate::state::state;
+use crate::sync::gathering;
 
 /// Takes what the coroutine yielded: a future to wait for, `None` for "next turn", or a mistake.
 #[inline]
@@ -38,7 +39,7 @@ fn wait_for_native(task: Obj<'_>, this: &TaskFields, awaited: Ref) -> R<()> {
     if other.is_pending() {
         other.add_waiter(Waiter {
             target: task.to_ref(),
-            context: None,
+            how: How::Step,
         });
         this.waits_for.set(Some(awaited));
     } else {
@@ -72,6 +73,9 @@ pub fn cancel_awaited(awaited: Obj<'_>, message: Option<&Ref>) -> R<bool> {
         return cancel(awaited, message.cloned());
     }
     let message = message.cloned().unwrap_or_else(none_ref);
+    if awaited.type_ptr() == state.gathering_type {
+        return gathering::cancel(awaited, message.obj());
+    }
     awaited
         .call_method1(state.names.cancel.obj(), message.obj())?
         .obj()
@@ -138,7 +142,7 @@ pub fn outcome_of(task: Obj<'_>, awaited: Obj<'_>) -> R<Option<Ref>> {
 
 /// Records who awaits `awaited`, where 3.14's tools read it.
 #[inline]
-fn add_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
+pub fn add_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
     if let Some(offset) = state().layout.awaited_by {
         // SAFETY: found by the probe in the base type of every asyncio future.
         let edge = unsafe { &*layout::base_slot(awaited, offset) };
@@ -155,7 +159,7 @@ fn add_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
 
 /// Undoes `add_edge`.
 #[inline]
-fn discard_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
+pub fn discard_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
     if let Some(offset) = state().layout.awaited_by {
         // SAFETY: found by the probe in the base type of every asyncio future.
         let edge = unsafe { &*layout::base_slot(awaited, offset) };
@@ -167,6 +171,18 @@ fn discard_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
     match &state().asyncio.future_discard_from_awaited_by {
         Some(discard) => discard.obj().call(&[awaited, task]).map(drop),
         None => Ok(()),
+    }
+}
+
+#[cold]
+pub fn already_done(task: Obj<'_>, exception: Option<&Ref>) -> Raised {
+    let text = task.repr().and_then(|task| {
+        let exception = exception.map_or(none(), Ref::obj).repr()?;
+        Ok(format!("__step(): already done: {task} {exception}"))
+    });
+    match text {
+        Ok(text) => Raised::new(state().asyncio.invalid_state_error.obj(), &text),
+        Err(raised) => raised,
     }
 }
 

@@ -78,6 +78,16 @@ impl PerLoop {
         }
     }
 
+    /// As `receive`, from a socket and at most `max` bytes.
+    #[inline]
+    pub fn receive_some(&self, fd: BorrowedFd<'_>, max: usize) -> R<io::Result<Ref>> {
+        let mut place = self.receive.borrow_mut();
+        match place.get_or_insert_default().receive_some(fd, max) {
+            Ok(content) => bytes::new(content).map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
     /// Receives one datagram into the shared place: its content, copied, and its sender. The outer
     /// error is Python's, the inner one the kernel's.
     fn receive_from(&self, fd: BorrowedFd<'_>) -> R<io::Result<(Ref, SocketAddress)>> {

@@ -1,0 +1,145 @@
+//! Who is told when a future is done, in the order in which they came.
+//!
+//! May touch: one future's list of waiters. Invariant: a waiter is a callable with its context, a
+//! native task that waits, or a native object that listens; the first lies in the future itself.
+
+#![forbid(unsafe_code)]
+
+use super::FutureFields;
+use crate::ffi::class::Visitor;
+use crate::ffi::{R, Ref, Slot, context};
+use crate::sync::Listener;
+use crate::task;
+
+/// Somebody to tell when the future is done.
+pub struct Waiter {
+    /// A callable, a native task or a native object.
+    pub target: Ref,
+    /// How to tell it.
+    pub how: How,
+}
+
+/// How a waiter is told. Each way is one entry of the ready queue.
+#[derive(Clone)]
+pub enum How {
+    /// A native task: by its next step.
+    Step,
+    /// A callable: `target(future)` in this context.
+    Call(Ref),
+    /// A native object: by its kind's own function, without a Handle.
+    Tell(Listener),
+}
+
+/// Where a future keeps its first waiter, next to `first_kind`.
+#[repr(C)]
+pub(super) struct Place {
+    pub target: Slot,
+    pub context: Slot,
+}
+
+/// `first_kind` of callables and tasks; listeners have their own numbers, from 1 on.
+const PLAIN: u8 = 0;
+
+impl Waiter {
+    /// What Python code is shown of this waiter: a callable and its context.
+    pub fn callable(&self) -> R<(Ref, Ref)> {
+        Ok(match &self.how {
+            How::Call(run_context) => (self.target.clone(), run_context.clone()),
+            How::Step => {
+                let task = self.target.obj();
+                let run_context = task::fields(task).context.get_or_none();
+                (task::wakeup_callback(task)?, run_context)
+            }
+            How::Tell(listener) => (
+                listener.callback(self.target.obj())?,
+                context::copy_current()?,
+            ),
+        })
+    }
+
+    /// Visits its references.
+    pub fn visit(&self, visitor: &mut Visitor) {
+        visitor.visit(self.target.ptr());
+        if let How::Call(run_context) = &self.how {
+            visitor.visit(run_context.ptr());
+        }
+    }
+}
+
+impl FutureFields {
+    /// Adds someone to tell. The caller has seen that the future is pending.
+    #[inline]
+    pub fn add_waiter(&self, waiter: Waiter) {
+        debug_assert!(self.is_pending());
+        let mut more = self.more.take();
+        if self.first.target.is_empty() && more.is_none() {
+            self.put_first(waiter);
+        } else {
+            more.get_or_insert_default().push(waiter);
+            self.more.set(more);
+        }
+    }
+
+    #[inline]
+    fn put_first(&self, waiter: Waiter) {
+        self.first.target.set(Some(waiter.target));
+        match waiter.how {
+            How::Step => {}
+            How::Call(run_context) => self.first.context.set(Some(run_context)),
+            How::Tell(listener) => self.first_kind.set(listener.number()),
+        }
+    }
+
+    /// Takes all waiters, in the order in which they came.
+    #[allow(clippy::box_collection)]
+    pub(super) fn take_waiters(&self) -> (Option<Waiter>, Option<Box<Vec<Waiter>>>) {
+        let first = self.first.target.take().map(|target| {
+            let how = match self.first.context.take() {
+                Some(run_context) => How::Call(run_context),
+                None => self.first_how(),
+            };
+            Waiter { target, how }
+        });
+        self.first_kind.set(PLAIN);
+        (first, self.more.take())
+    }
+
+    /// How the first waiter is told, if that is not a callable.
+    #[inline]
+    fn first_how(&self) -> How {
+        match Listener::from_number(self.first_kind.get()) {
+            Some(listener) => How::Tell(listener),
+            None => How::Step,
+        }
+    }
+
+    /// References to all waiters, in order.
+    pub(super) fn waiters(&self) -> Vec<Waiter> {
+        let mut waiters = Vec::new();
+        if let Some(target) = self.first.target.get() {
+            let how = match self.first.context.get() {
+                Some(run_context) => How::Call(run_context),
+                None => self.first_how(),
+            };
+            waiters.push(Waiter { target, how });
+        }
+        let more = self.more.take();
+        for waiter in more.iter().flat_map(|more| more.iter()) {
+            waiters.push(Waiter {
+                target: waiter.target.clone(),
+                how: waiter.how.clone(),
+            });
+        }
+        self.more.set(more);
+        waiters
+    }
+
+    pub(super) fn put_waiters(&self, waiters: Vec<Waiter>) {
+        let mut waiters = waiters.into_iter();
+        if let Some(first) = waiters.next() {
+            self.put_first(first);
+        }
+        let rest: Vec<Waiter> = waiters.collect();
+        self.more.set((!rest.is_empty()).then(|| Box::new(rest)));
+    }
+}

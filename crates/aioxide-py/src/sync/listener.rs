@@ -1,0 +1,52 @@
+//! Native objects that are told when a future is done.
+//!
+//! Where asyncio adds a Python callable to a future, wraps it in a Handle at its time and runs
+//! it in a context of its own, a native object sits among the future's waiters itself, and telling
+//! it is one entry of the ready queue. May touch: nothing itself. Invariant: what is shown in its
+//! place, to a future on a foreign loop and to whoever looks, is a callable that does the same.
+
+#![forbid(unsafe_code)]
+
+use super::gathering;
+use crate::ffi::{Obj, R, Ref};
+
+/// Which kind of native object listens. The numbers begin at 1: futures keep them in a byte, where
+/// 0 means another kind of waiter.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Listener {
+    /// The future that `gather` returned.
+    Gather = 1,
+}
+
+impl Listener {
+    /// The number that a future keeps.
+    #[inline]
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The listener of a number; none for 0.
+    #[inline]
+    pub fn from_number(number: u8) -> Option<Listener> {
+        match number {
+            1 => Some(Listener::Gather),
+            _ => None,
+        }
+    }
+
+    /// Tells `target` that `future` is done.
+    #[inline]
+    pub fn tell(self, target: Obj<'_>, future: Obj<'_>) -> R<()> {
+        match self {
+            Listener::Gather => gathering::child_done(target, future),
+        }
+    }
+
+    /// A callable that tells `target`: `callback(future)`. Two for one target are equal.
+    pub fn callback(self, target: Obj<'_>) -> R<Ref> {
+        match self {
+            Listener::Gather => gathering::callback(target),
+        }
+    }
+}
