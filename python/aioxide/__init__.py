@@ -23,7 +23,7 @@ import sys as _sys
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
-from . import _aioxide, _tasks, _types, primitives
+from . import _aioxide, _streams, _tasks, _types, primitives
 
 for _native, _stock in ((_aioxide.Future, _asyncio.Future), (_aioxide.Task, _asyncio.Task)):
     _aioxide._set_metaclass(_native, _types.NativeMeta)
@@ -54,7 +54,7 @@ if _sys.version_info < (3, 16):
 
 if not TYPE_CHECKING:
     # To a type checker they are what asyncio's are.
-    globals().update(primitives.NATIVE)
+    globals().update({**primitives.NATIVE, **_streams.FUNCTIONS})
 
 #: Where asyncio has this name (3.13 on) it means the best loop of the platform.
 EventLoop = Loop

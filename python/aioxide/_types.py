@@ -13,6 +13,7 @@ before anything else is created.
 from __future__ import annotations
 
 from abc import ABCMeta
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 #: Native type -> the asyncio class it answers for; filled once by `bind`, at import.
@@ -41,6 +42,25 @@ class NativeMeta(_Base):
         if stock is not None:
             return issubclass(subclass, stock)
         return ABCMeta.__subclasscheck__(cls, subclass)
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        _tell_replaced(cls)
+
+    def __delattr__(cls, name: str) -> None:
+        super().__delattr__(name)
+        _tell_replaced(cls)
+
+
+#: Called when an attribute of a native class is replaced: native parts that call each other
+#: directly go by name from then on.
+when_replaced: list[Callable[[], None]] = []
+
+
+def _tell_replaced(cls: type) -> None:
+    if cls in _answers_for:
+        for tell in when_replaced:
+            tell()
 
 
 def bind(native: type, stock: type) -> None:

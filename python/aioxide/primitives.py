@@ -29,6 +29,9 @@ TABLE: dict[str, tuple[str, ...]] = {
     "Queue": ("queues",),
     "Semaphore": ("locks",),
     "gather": ("tasks",),
+    "StreamReader": ("streams",),
+    "StreamReaderProtocol": ("streams",),
+    "StreamWriter": ("streams",),
     "sleep": ("tasks", "streams"),
 }
 
@@ -59,6 +62,7 @@ def bind() -> None:
         if isinstance(native, type) and isinstance(stock, type):
             _aioxide._set_metaclass(native, _types.NativeMeta)
             _types.bind(native, stock)
+    _types.when_replaced.append(_aioxide._note_replaced)
 
 
 def _exchange(name: str, old: Any, new: Any) -> None:

@@ -1,4 +1,7 @@
-"""asyncio's streams on top of the loop: open_connection, start_server, and what they promise."""
+"""Streams over the loop: open_connection, start_server, and what they promise.
+
+On aioxide's loop the streams are aioxide's; CPython's own tests also run asyncio's on it.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from wire import Peer, abstract_name, on_loop, tcp_pair, turns
 MILLION = random.Random(9).randbytes(1_000_000)
 
 
-async def pair(**options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Peer]:
+async def pair(lib: Any, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Peer]:
     """Give a stream over a TCP connection and its peer."""
     ours, theirs = tcp_pair()
-    reader, writer = await asyncio.open_connection(sock=ours, **options)
+    reader, writer = await lib.module.open_connection(sock=ours, **options)
     return reader, writer, Peer(theirs)
 
 
@@ -55,13 +58,13 @@ async def test_echo_server(lib: Any, kind: str) -> None:
         await writer.wait_closed()
 
     if kind == "tcp":
-        server: Any = await asyncio.start_server(echo, "127.0.0.1", 0)
+        server: Any = await lib.module.start_server(echo, "127.0.0.1", 0)
         where = server.sockets[0].getsockname()
-        connect = lambda: asyncio.open_connection(*where)  # noqa: E731
+        connect = lambda: lib.module.open_connection(*where)  # noqa: E731
     else:
         name = abstract_name()
-        server = await asyncio.start_unix_server(echo, name)
-        connect = lambda: asyncio.open_unix_connection(name)  # noqa: E731
+        server = await lib.module.start_unix_server(echo, name)
+        connect = lambda: lib.module.open_unix_connection(name)  # noqa: E731
 
     async def client(number: int) -> bool:
         data = MILLION[number * 1000 : number * 1000 + 200_000]
@@ -88,7 +91,7 @@ async def test_echo_server(lib: Any, kind: str) -> None:
 @on_loop
 async def test_reads(lib: Any) -> None:
     """readline, readexactly, readuntil, read, iteration, at_eof."""
-    reader, writer, peer = await pair()
+    reader, writer, peer = await pair(lib)
     peer.send(b"line one\nline two\nexactly fifteen" + b"until;and|the rest\nlast")
     lib.note(await reader.readline())
     lib.note(await reader.readline(), await reader.readexactly(15))
@@ -103,7 +106,7 @@ async def test_reads(lib: Any) -> None:
 @on_loop
 async def test_incomplete_reads(lib: Any) -> None:
     """The end in the middle: IncompleteReadError with what came."""
-    reader, writer, peer = await pair()
+    reader, writer, peer = await pair(lib)
     peer.send(b"some")
     peer.shutdown()
     exc = await refused(lib, reader.readexactly(10))
@@ -118,7 +121,7 @@ async def test_incomplete_reads(lib: Any) -> None:
 @on_loop
 async def test_limits(lib: Any) -> None:
     """A line longer than the limit is LimitOverrunError or ValueError; its data stays."""
-    reader, writer, peer = await pair(limit=50)
+    reader, writer, peer = await pair(lib, limit=50)
     peer.send(b"x" * 80 + b"\n" + b"short\n")
     exc = await refused(lib, reader.readuntil(b"\n"))
     lib.note(exc.consumed)  # type: ignore[attr-defined]
@@ -129,14 +132,14 @@ async def test_limits(lib: Any) -> None:
     peer.shutdown()
     rest = await reader.read()
     assert rest.endswith(b"after\n")
-    await refused(lib, asyncio.open_connection("127.0.0.1", 1, limit=0))
+    await refused(lib, lib.module.open_connection("127.0.0.1", 1, limit=0))
     await finish(writer, peer)
 
 
 @on_loop
 async def test_the_limit_holds_the_peer_back(lib: Any) -> None:
     """A reader that nobody reads stops the transport at twice the limit, and starts it again."""
-    reader, writer, peer = await pair(limit=1000)
+    reader, writer, peer = await pair(lib, limit=1000)
     sender = asyncio.ensure_future(peer.send_all(MILLION * 8))
     transport = writer.transport
     while transport.is_reading():
@@ -153,7 +156,7 @@ async def test_the_limit_holds_the_peer_back(lib: Any) -> None:
 @on_loop
 async def test_drain(lib: Any) -> None:
     """drain() waits while the transport is paused, for every waiter, and no longer."""
-    reader, writer, peer = await pair()
+    reader, writer, peer = await pair(lib)
     writer.transport.set_write_buffer_limits(high=1000)
     await writer.drain()
     while not writer.transport.get_write_buffer_size():
@@ -172,7 +175,7 @@ async def test_drain(lib: Any) -> None:
 @on_loop
 async def test_drain_of_a_lost_connection(lib: Any) -> None:
     """drain() that waits gets the connection's error; a later one as well."""
-    reader, writer, peer = await pair()
+    reader, writer, peer = await pair(lib)
     writer.transport.set_write_buffer_limits(high=0)
     while not writer.transport.get_write_buffer_size():
         writer.write(MILLION)
@@ -193,7 +196,7 @@ async def test_drain_of_a_lost_connection(lib: Any) -> None:
 @on_loop
 async def test_a_read_that_waits_gets_the_reset(lib: Any) -> None:
     """A reader that waits is told of a reset."""
-    reader, writer, peer = await pair()
+    reader, writer, peer = await pair(lib)
     waiting = asyncio.ensure_future(reader.readline())
     await turns(3)
     peer.reset()
@@ -205,7 +208,7 @@ async def test_a_read_that_waits_gets_the_reset(lib: Any) -> None:
 @on_loop
 async def test_two_readers_at_once(lib: Any) -> None:
     """Only one may wait."""
-    reader, writer, peer = await pair()
+    reader, writer, peer = await pair(lib)
     waiting = asyncio.ensure_future(reader.read(5))
     await turns(2)
     await refused(lib, reader.read(5))
@@ -217,7 +220,7 @@ async def test_two_readers_at_once(lib: Any) -> None:
 @on_loop
 async def test_cancelled_read_loses_nothing(lib: Any) -> None:
     """A cancelled readline leaves its bytes in the buffer."""
-    reader, writer, peer = await pair()
+    reader, writer, peer = await pair(lib)
     peer.send(b"half a ")
     waiting = asyncio.ensure_future(reader.readline())
     await turns(5)
@@ -231,7 +234,7 @@ async def test_cancelled_read_loses_nothing(lib: Any) -> None:
 @on_loop
 async def test_writer_methods(lib: Any) -> None:
     """write, writelines, write_eof, is_closing, get_extra_info, transport."""
-    reader, writer, peer = await pair()
+    reader, writer, peer = await pair(lib)
     writer.write(b"one ")
     writer.writelines([b"two ", b"three"])
     lib.note(writer.can_write_eof(), writer.is_closing())
@@ -253,7 +256,7 @@ async def test_writer_methods(lib: Any) -> None:
 @on_loop
 async def test_wait_closed_waits(lib: Any) -> None:
     """wait_closed() returns when the buffer has left and the transport is gone."""
-    reader, writer, peer = await pair()
+    reader, writer, peer = await pair(lib)
     while not writer.transport.get_write_buffer_size():
         writer.write(MILLION)
     writer.close()
@@ -278,10 +281,10 @@ async def test_handler_errors(lib: Any) -> None:
         writer.write(data)
         writer.close()
 
-    async with await asyncio.start_server(handler, "127.0.0.1", 0) as server:
+    async with await lib.module.start_server(handler, "127.0.0.1", 0) as server:
         where = server.sockets[0].getsockname()
         for line in (b"fail\n", b"echo\n"):
-            reader, writer = await asyncio.open_connection(*where)
+            reader, writer = await lib.module.open_connection(*where)
             writer.write(line)
             if line == b"fail\n":
                 while not contexts:
@@ -302,7 +305,7 @@ async def test_plain_function_handler(lib: Any) -> None:
     """The handler may be a plain function."""
     loop = asyncio.get_running_loop()
     got: asyncio.Future[Any] = loop.create_future()
-    server = await asyncio.start_server(lambda r, w: got.set_result((r, w)), "127.0.0.1", 0)
+    server = await lib.module.start_server(lambda r, w: got.set_result((r, w)), "127.0.0.1", 0)
     with socket.create_connection(server.sockets[0].getsockname()) as client:
         reader, writer = await got
         client.sendall(b"hi\n")
@@ -324,8 +327,8 @@ async def test_unix_streams_by_path(
         writer.write((await reader.readline()).upper())
         writer.close()
 
-    server = await asyncio.start_unix_server(upper, "s.sock")
-    reader, writer = await asyncio.open_unix_connection("s.sock")
+    server = await lib.module.start_unix_server(upper, "s.sock")
+    reader, writer = await lib.module.open_unix_connection("s.sock")
     writer.write(b"hello\n")
     lib.note(await reader.read())
     writer.close()
@@ -337,7 +340,7 @@ async def test_unix_streams_by_path(
 @on_loop
 async def test_ping_pong(lib: Any) -> None:
     """A thousand small questions and answers over one connection."""
-    reader, writer, peer = await pair()
+    reader, writer, peer = await pair(lib)
     loop = asyncio.get_running_loop()
 
     async def answer() -> None:
@@ -357,7 +360,7 @@ async def test_ping_pong(lib: Any) -> None:
 @on_loop
 async def test_wait_for_over_streams(lib: Any) -> None:
     """A timeout on a read, and the stream is usable after it."""
-    reader, writer, peer = await pair()
+    reader, writer, peer = await pair(lib)
     await refused(lib, asyncio.wait_for(reader.read(5), 0.01))
     peer.send(b"later")
     lib.note(await reader.read(5))
@@ -369,7 +372,7 @@ def test_forgotten_writers(lib: Any, state: str) -> None:
     """A writer that is dropped open warns as this Python's does; a closed one is silent."""
 
     async def main() -> None:
-        reader, writer, peer = await pair()
+        reader, writer, peer = await pair(lib)
         kept.append(peer)
         if state != "open":
             writer.close()

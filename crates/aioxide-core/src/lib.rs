@@ -9,6 +9,7 @@
 //! - [`datagram`]: the same for datagrams.
 //! - [`tls`]: a TLS connection without io, over any transport and any library.
 //! - [`file_send`]: a file on its way into a socket.
+//! - [`chunks`]: what a stream reader has received and nobody has read yet.
 //! - [`stats`], [`heartbeat`]: what other threads may read while the loop runs.
 //!
 //! Invariants: no Python anywhere; entries are generic, moved in and handed back, never dropped
@@ -24,6 +25,7 @@ compile_error!(
 
 pub mod backend;
 pub mod buf;
+pub mod chunks;
 pub mod clock;
 pub mod datagram;
 pub mod file_send;

@@ -42,6 +42,12 @@ fn set_metaclass(_module: Obj<'_>, args: Args<'_>) -> R<Ref> {
     Ok(none_ref())
 }
 
+/// `_note_replaced()`: an attribute of a native stream type was replaced on the class.
+fn note_replaced(_module: Obj<'_>) -> R<Ref> {
+    crate::streams::note_replaced();
+    Ok(none_ref())
+}
+
 /// `_native_tasks()`: every native task alive, before Python 3.14.
 #[cfg(not(Py_3_14))]
 fn native_tasks(_module: Obj<'_>) -> R<Ref> {
@@ -60,6 +66,11 @@ fn methods() -> Vec<c::PyMethodDef> {
             c"_set_metaclass",
             set_metaclass,
             c"($module, cls, meta, /)\nSets the class of a native type."
+        ),
+        crate::ffi::class::noargs!(
+            c"_note_replaced",
+            note_replaced,
+            c"Tells that an attribute of a native stream type was replaced."
         ),
         #[cfg(not(Py_3_14))]
         crate::ffi::class::noargs!(
@@ -109,6 +120,7 @@ fn execute(module: Obj<'_>) -> R<()> {
         })?;
     }
     crate::sync::export(module)?;
+    crate::streams::export(module)?;
     let version = crate::ffi::call::string(env!("CARGO_PKG_VERSION"))?;
     // SAFETY: as above.
     crate::ffi::error::check(unsafe {

@@ -10,6 +10,7 @@ use pyo3_ffi as c;
 use crate::ffi::call::{import, interned};
 use crate::ffi::layout::Layout;
 use crate::ffi::{Obj, R, Raised, Ref};
+use crate::streams::{self, Streams};
 use crate::transport::Ssl;
 
 macro_rules! names {
@@ -37,21 +38,24 @@ macro_rules! names {
 
 names! {
     __aenter__, __dict__, _accept_ssl, _asyncio_future_blocking, _attach, _call_connection_lost,
-    _cancel_message, _check_handshake_timeout, _check_shutdown_timeout, _detach, _do_read,
-    _ensure_fd_no_transport, _force_close, _format, _init, _log_destroy_pending, _loop,
-    _make_cancelled_error, _protocol, _protocol_paused, _read_ready, _resumed, _run_once,
-    _sslcontext, _sslobj, _start_reading, _wakeup_waiter, _write_ready, abort, acquire,
-    add_done_callback, append, buffer, buffer_updated, call_exception_handler, call_later,
-    call_soon, cancel, cancelled, cipher, clear, close, co_flags, compression, connection_lost,
+    _cancel_message, _check_handshake_timeout, _check_shutdown_timeout, _client_connected_cb,
+    _detach, _do_read, _drain_helper, _ensure_fd_no_transport, _force_close, _format,
+    _get_close_waiter, _init, _limit, _log_destroy_pending, _loop, _make_cancelled_error,
+    _maybe_resume_transport, _protocol, _protocol_paused, _read_ready, _replace_transport,
+    _replace_writer, _resumed, _run_once, _source_traceback, _sslcontext, _sslobj, _start_reading,
+    _stream_reader, _wait_for_data, _wakeup_waiter, _write_ready, abort, acquire, add_done_callback,
+    append, buffer, buffer_updated, call_exception_handler, call_later, call_soon, can_write_eof,
+    cancel, cancelled, cipher, clear, close, co_flags, compression, connection_lost,
     connection_made, context, cr_await, create_future, create_task, data_received,
-    datagram_received, detach, do_handshake, done, eof_received, errno, error_received, exception,
-    fileno, full, future, get, get_buffer, get_debug, get_extra_info, get_loop, get_nowait,
-    getpeercert, getpeername, getsockname, gi_code, handle, is_closing, is_running, locked, message,
-    notify, pause_reading, pause_writing, peercert, peername, pending, pipe, pipe_data_received,
-    pop, popleft, protocol, put, put_nowait, raw, read, recv, recv_into, release, remove, result,
-    resume_reading, resume_writing, run, send, set, set_exception, set_name, set_result, shutdown,
-    socket, sockname, source_traceback, ssl_object, sslcontext, task, throw, time, transport,
-    unwrap, value, wait, warning, wrap_bio, write,
+    datagram_received, detach, do_handshake, done, drain, eof_received, errno, error_received,
+    exception, feed_data, feed_eof, fileno, full, future, get, get_buffer, get_debug,
+    get_extra_info, get_loop, get_nowait, getpeercert, getpeername, getsockname, gi_code, handle,
+    is_closing, is_running, locked, message, notify, pause_reading, pause_writing, peercert,
+    peername, pending, pipe, pipe_data_received, pop, popleft, protocol, put, put_nowait, raw, read,
+    readline, readuntil, recv, recv_into, release, remove, result, resume_reading, resume_writing,
+    run, send, set, set_exception, set_name, set_result, set_transport, shutdown, socket, sockname,
+    source_traceback, ssl_object, sslcontext, task, throw, time, transport, unwrap, value, wait,
+    warning, wrap_bio, write, write_eof, writelines,
 }
 
 /// asyncio's own objects that the hot types call.
@@ -179,6 +183,7 @@ pub struct State {
     pub types: Types,
     /// The native locks and queues.
     pub sync: crate::sync::Families,
+    pub streams: Streams,
 }
 
 static STATE: AtomicPtr<State> = AtomicPtr::new(std::ptr::null_mut());
@@ -251,10 +256,11 @@ pub fn init() -> R<()> {
         loop_type: types.event_loop.ptr().cast(),
         sync: crate::sync::Families::new(types.coroutine_function.obj())?,
         types,
+        streams: Streams::new()?,
         asyncio,
     };
     STATE.store(Box::into_raw(Box::new(state)), Ordering::Relaxed);
-    Ok(())
+    streams::finish(self::state())
 }
 
 /// `getattr(object, name)` or nothing where it is missing.

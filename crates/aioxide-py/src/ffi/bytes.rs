@@ -100,3 +100,90 @@ pub fn of_buffer(object: Obj<'_>) -> R<Ref> {
     // SAFETY: alive; a bytes object or an error comes back.
     unsafe { Ref::steal(c::PyBytes_FromObject(object.ptr())) }
 }
+
+/// A new `bytes` object of the first `len` bytes of `pieces`, which hold at least as many.
+pub fn concat<'a>(len: usize, pieces: impl Iterator<Item = &'a [u8]>) -> R<Ref> {
+    // SAFETY: a null pointer means memory of that size, not initialised.
+    let joined =
+        unsafe { Ref::steal(c::PyBytes_FromStringAndSize(std::ptr::null(), len as isize)) }?;
+    // SAFETY: `len` bytes of a new object that nobody else has seen.
+    let room: &mut [MaybeUninit<u8>] =
+        unsafe { std::slice::from_raw_parts_mut(c::PyBytes_AsString(joined.ptr()).cast(), len) };
+    let filled = fill(room, pieces);
+    room[filled..].fill(MaybeUninit::new(0));
+    Ok(joined)
+}
+
+/// Copies `pieces` into `room` as far as it goes, and says how far.
+fn fill<'a>(room: &mut [MaybeUninit<u8>], pieces: impl Iterator<Item = &'a [u8]>) -> usize {
+    let mut filled = 0;
+    for piece in pieces {
+        let piece = &piece[..piece.len().min(room.len() - filled)];
+        // SAFETY: the piece fits behind what is filled, and cannot overlap memory that is lent for
+        // writing.
+        unsafe {
+            let end = room.as_mut_ptr().add(filled).cast::<u8>();
+            std::ptr::copy_nonoverlapping(piece.as_ptr(), end, piece.len());
+        }
+        filled += piece.len();
+    }
+    filled
+}
+
+/// Whether `object` is exactly a `bytearray`.
+pub fn is_exact_array(object: Obj<'_>) -> bool {
+    // SAFETY: alive.
+    unsafe { c::PyByteArray_CheckExact(object.ptr()) != 0 }
+}
+
+/// Whether `object` is a `bytearray`, subclasses included.
+pub fn is_array(object: Obj<'_>) -> bool {
+    // SAFETY: alive.
+    unsafe { c::PyByteArray_Check(object.ptr()) != 0 }
+}
+
+/// Whether the caller's is the only reference to `object`.
+pub fn is_unshared(object: &Ref) -> bool {
+    // SAFETY: alive.
+    unsafe { c::Py_REFCNT(object.ptr()) == 1 }
+}
+
+/// A new `bytearray` with a copy of `content`.
+pub fn array_of(content: &[u8]) -> R<Ref> {
+    // SAFETY: pointer and length describe readable memory.
+    unsafe {
+        Ref::steal(c::PyByteArray_FromStringAndSize(
+            content.as_ptr().cast(),
+            content.len() as isize,
+        ))
+    }
+}
+
+/// `array[:] = content`. BufferError where somebody has a view of it and the length changes.
+pub fn array_assign(array: &Ref, content: &[u8]) -> R<()> {
+    // SAFETY: callers pass a bytearray.
+    super::error::check(unsafe { c::PyByteArray_Resize(array.ptr(), content.len() as isize) })?;
+    let room = array_room(array, 0, content.len());
+    fill(room, std::iter::once(content));
+    Ok(())
+}
+
+/// Where `needle` begins in `content`. An empty needle is found at once.
+pub fn find(content: &[u8], needle: &[u8]) -> Option<usize> {
+    if content.len() < needle.len() {
+        return None;
+    }
+    // SAFETY: both pointers and lengths describe readable memory; the result is null or lies in it.
+    let found = unsafe {
+        match *needle {
+            [byte] => libc::memchr(content.as_ptr().cast(), byte.into(), content.len()),
+            _ => libc::memmem(
+                content.as_ptr().cast(),
+                content.len(),
+                needle.as_ptr().cast(),
+                needle.len(),
+            ),
+        }
+    };
+    (!found.is_null()).then(|| found as usize - content.as_ptr() as usize)
+}

@@ -390,6 +390,19 @@ macro_rules! initializer {
 }
 pub(crate) use initializer;
 
+/// A slot that takes the instance alone, from `fn(Obj) -> R<Ref>`.
+macro_rules! unary {
+    ($function:path) => {{
+        unsafe extern "C" fn raw(this: *mut pyo3_ffi::PyObject) -> *mut pyo3_ffi::PyObject {
+            // SAFETY: the interpreter passes a live instance.
+            let this = unsafe { $crate::ffi::Obj::from_ptr(this) };
+            $crate::ffi::error::guard(|| $function(this))
+        }
+        raw as *mut std::ffi::c_void
+    }};
+}
+pub(crate) use unary;
+
 /// Binds a tuple and a dict to `signature`: for `tp_init`. The returned references are owned.
 pub fn bind_tuple<const N: usize>(
     args: Obj<'_>,

@@ -14,12 +14,16 @@ pub mod class;
 pub mod context;
 pub mod current;
 pub mod error;
+pub mod function;
 pub mod layout;
 pub mod object;
 pub mod park;
+pub mod raising;
 pub mod registry;
+pub mod sequence;
 pub mod socket;
 pub mod trash;
+pub mod weak;
 
 pub use args::{Args, Signature};
 pub use error::{R, Raised};

@@ -41,12 +41,29 @@ use aioxide_core::buf::ReceiveBuffer;
 use aioxide_core::stream::Rules;
 
 use crate::ffi::{Obj, PyObject, R, Ref, bytes};
+use crate::state::state;
 
 pub use class::{build_type, loop_methods};
 pub use datagram_class::build_type as build_datagram_type;
 pub use pipe_class::{build_read_pipe_type, build_write_pipe_type};
+pub use report::{call_handler, log_debug};
 pub use sendfile::build_type as build_file_sender_type;
 pub use tls::{Ssl, build_tls_protocol_type, build_tls_transport_type};
+pub use write::write as write_stream;
+
+/// Whether `transport` is a native one over a socket whose methods nobody replaced: it may be used
+/// directly.
+#[inline]
+pub fn is_plain_stream(transport: Obj<'_>) -> bool {
+    let class = state().types.stream_transport.ptr().cast();
+    transport.type_ptr() == class && base::fields(transport).dict.get().is_null()
+}
+
+/// `transport.is_closing()` of such a one.
+#[inline]
+pub fn is_stream_closing(transport: Obj<'_>) -> bool {
+    base::fields(transport).with(|stream| stream.is_closing())
+}
 
 /// What all transports of one loop share; lives in the loop.
 #[derive(Default)]

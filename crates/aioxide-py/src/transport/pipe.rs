@@ -23,6 +23,7 @@ use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Args, Obj, R, Raised, Ref, Signature, builtin, bytes};
 use crate::handle::Callback;
 use crate::state::state;
+use crate::streams;
 
 const READ_FAILED: &str = "Fatal read error on pipe transport";
 
@@ -123,11 +124,7 @@ pub fn read_ready(transport: Obj<'_>) -> R<Ref> {
         return deliver_later(this, process.obj(), data.obj()).map(|()| none_ref());
     }
     let protocol = this.protocol.get_or_none();
-    let name = state().names.data_received.obj();
-    protocol
-        .obj()
-        .call_method1(name, data.obj())
-        .map(|_| none_ref())
+    streams::deliver(protocol.obj(), data).map(|()| none_ref())
 }
 
 /// `loop.call_soon(process._protocol.pipe_data_received, fd, data)`: what the pipe's protocol in

@@ -25,6 +25,7 @@ use crate::ffi::buffer::Buffer;
 use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Obj, R, Raised, Ref, builtin, bytes, context};
 use crate::state::state;
+use crate::streams;
 
 const READ_FAILED: &str = "Fatal read error on socket transport";
 
@@ -90,9 +91,8 @@ fn read(transport: Obj<'_>, this: &Fields) -> R<()> {
         return read_eof(transport, this);
     }
     let protocol = this.protocol.get_or_none();
-    let name = state().names.data_received.obj();
-    match protocol.obj().call_method1(name, data.obj()) {
-        Ok(_) => Ok(()),
+    match streams::deliver(protocol.obj(), data) {
+        Ok(()) => Ok(()),
         Err(raised) => fatal_callback(
             transport,
             raised,

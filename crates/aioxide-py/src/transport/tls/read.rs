@@ -14,6 +14,7 @@ use crate::ffi::buffer::Buffer;
 use crate::ffi::call::uint;
 use crate::ffi::{Obj, R, Raised, Ref, builtin, bytes};
 use crate::state::state;
+use crate::streams;
 
 /// The shared place for plaintext: as much as one read of a transport can bring.
 pub const PLAIN_BYTES: usize = 256 * 1024;
@@ -91,8 +92,7 @@ pub fn deliver(this: &Fields, input: &mut Input<'_>) -> R<End> {
         if this.taker.get() == Taker::Tls {
             receive(app.obj(), bytes::slice(data.obj()).unwrap_or_default())?;
         } else {
-            app.obj()
-                .call_method1(state().names.data_received.obj(), data.obj())?;
+            streams::deliver(app.obj(), data)?;
         }
     }
     Ok(if is_eof { End::Eof } else { End::Drained })

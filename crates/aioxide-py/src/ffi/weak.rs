@@ -1,0 +1,37 @@
+//! Weak references.
+//!
+//! May touch: nothing but its arguments.
+
+use pyo3_ffi as c;
+
+use super::error::R;
+use super::object::{Obj, Ref};
+
+/// `weakref.ref(object)`.
+pub fn weak_reference(object: Obj<'_>) -> R<Ref> {
+    // SAFETY: alive; null means no callback.
+    unsafe { Ref::steal(c::PyWeakref_NewRef(object.ptr(), std::ptr::null_mut())) }
+}
+
+/// What a weak reference refers to; `None` if that is gone, or `reference` is something else.
+#[inline]
+pub fn dereference(reference: Obj<'_>) -> Option<Ref> {
+    // SAFETY: alive.
+    if unsafe { c::PyWeakref_Check(reference.ptr()) } == 0 {
+        return None;
+    }
+    #[cfg(Py_3_13)]
+    let found = {
+        let mut found = std::ptr::null_mut();
+        // SAFETY: a weak reference, and an out-parameter that gets an owned reference or null.
+        unsafe { c::PyWeakref_GetRef(reference.ptr(), &raw mut found) };
+        // SAFETY: see above.
+        unsafe { Ref::steal_opt(found) }
+    };
+    #[cfg(not(Py_3_13))]
+    // SAFETY: a weak reference; what comes back is borrowed, and None where the object is gone.
+    let found = unsafe { Obj::from_nullable(c::PyWeakref_GetObject(reference.ptr())) }
+        .filter(|found| !found.is_none())
+        .map(Obj::to_ref);
+    found
+}

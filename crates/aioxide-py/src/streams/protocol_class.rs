@@ -1,0 +1,172 @@
+//! `StreamReaderProtocol` as Python sees it.
+//!
+//! May touch: the type, at import.
+
+use super::parts::{flag_attribute, slot_attribute};
+use super::protocol::{self, Protocol};
+use super::{connection, life};
+use crate::ffi::class::{attribute, initializer, noargs, onearg};
+use crate::ffi::function::Function;
+use crate::ffi::{Obj, R, Ref};
+use pyo3_ffi as c;
+
+fn get_closed(object: Obj<'_>) -> R<Ref> {
+    life::own::<Protocol>(object).closed()
+}
+
+fn set_closed(object: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
+    life::own::<Protocol>(object)
+        .closed
+        .set(value.map(Obj::to_ref));
+    Ok(())
+}
+
+fn get_waiters(object: Obj<'_>) -> R<Ref> {
+    life::own::<Protocol>(object).waiters()
+}
+
+fn set_waiters(object: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
+    life::own::<Protocol>(object)
+        .drain_waiters
+        .set(value.map(Obj::to_ref));
+    Ok(())
+}
+
+fn attributes() -> Vec<c::PyGetSetDef> {
+    vec![
+        slot_attribute!(Protocol, c"_loop", event_loop, c"The loop."),
+        slot_attribute!(
+            Protocol,
+            c"_stream_reader_wr",
+            reader_wr,
+            c"A weak reference."
+        ),
+        slot_attribute!(
+            Protocol,
+            c"_strong_reader",
+            strong_reader,
+            c"Held until connected."
+        ),
+        slot_attribute!(
+            Protocol,
+            c"_source_traceback",
+            source_traceback,
+            c"In debug mode."
+        ),
+        slot_attribute!(Protocol, c"_task", task, c"The handler's task."),
+        slot_attribute!(Protocol, c"_transport", transport, c"The transport."),
+        slot_attribute!(
+            Protocol,
+            c"_stream_writer",
+            writer,
+            c"The writer, before 3.13."
+        ),
+        slot_attribute!(
+            Protocol,
+            c"_client_connected_cb",
+            client_connected_cb,
+            c"The handler."
+        ),
+        flag_attribute!(
+            Protocol,
+            c"_reject_connection",
+            reject_connection,
+            c"To be aborted."
+        ),
+        flag_attribute!(Protocol, c"_over_ssl", over_ssl, c"The transport does TLS."),
+        flag_attribute!(Protocol, c"_paused", paused, c"Writing is paused."),
+        flag_attribute!(Protocol, c"_connection_lost", connection_lost, c"It is."),
+        attribute!(
+            c"_closed",
+            get_closed,
+            set_closed,
+            c"Done when the connection is lost."
+        ),
+        attribute!(
+            c"_drain_waiters",
+            get_waiters,
+            set_waiters,
+            c"Who waits for room."
+        ),
+        attribute!(
+            c"_stream_reader",
+            protocol::stream_reader,
+            c"The reader, or None."
+        ),
+    ]
+}
+
+fn methods() -> Vec<c::PyMethodDef> {
+    vec![
+        onearg!(
+            c"connection_made",
+            connection::connection_made,
+            c"($self, transport)\nThe connection is there: calls the handler, on a server."
+        ),
+        onearg!(
+            c"connection_lost",
+            connection::connection_lost,
+            c"($self, exc)\nThe connection is gone: reader and writers are told."
+        ),
+        onearg!(
+            c"data_received",
+            protocol::data_received,
+            c"($self, data)\nFeeds the reader."
+        ),
+        noargs!(
+            c"eof_received",
+            protocol::eof_received,
+            c"Tells the reader of the end; whether the transport stays open."
+        ),
+        noargs!(c"pause_writing", protocol::pause_writing, c"drain() waits."),
+        noargs!(
+            c"resume_writing",
+            protocol::resume_writing,
+            c"drain() goes on."
+        ),
+        onearg!(
+            c"_get_close_waiter",
+            protocol::get_close_waiter,
+            c"($self, stream)\nThe future that is done when the connection is lost."
+        ),
+    ]
+}
+
+/// The done callback of a handler's task, bound to (loop, transport).
+pub fn task_done() -> Function {
+    Function::new(onearg!(
+        c"callback",
+        connection::handler_done,
+        c"The handler of a connection is done."
+    ))
+}
+
+/// Builds the type under asyncio's.
+pub fn build(stock: Obj<'_>, keeps_writer: bool) -> R<Ref> {
+    let replace = if keeps_writer {
+        onearg!(
+            c"_replace_writer",
+            connection::replace_writer,
+            c"($self, writer)\nA writer has changed its transport."
+        )
+    } else {
+        onearg!(
+            c"_replace_transport",
+            connection::replace_transport,
+            c"($self, transport)\nThe connection goes on over another transport."
+        )
+    };
+    let class = life::base_class::<Protocol>(c"aioxide._StreamReaderProtocol")
+        .slot(c::Py_tp_init, initializer!(protocol::init))
+        .methods(methods())
+        .methods([replace])
+        .attributes(attributes());
+    let base = life::with_finalizer::<Protocol>(class).build(None)?;
+    life::public_class::<Protocol>(
+        c"aioxide.StreamReaderProtocol",
+        c"StreamReaderProtocol(stream_reader, client_connected_cb=None, loop=None)\n--\n\n\
+          Between a transport and a stream reader. Source: asyncio.StreamReaderProtocol.",
+        base.obj(),
+        stock,
+    )
+}
