@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import applications
 import cases
 import collect
 import echo
@@ -66,6 +67,13 @@ FAMILIES = (
         "Bulk: one connection, 10^9 bytes per second. Connections: 16 at a time, one 64-byte "
         "request on each. Handshakes: TLS 1.3, ECDSA P-256, no session resumed.",
         transfer.CASES,
+    ),
+    Family(
+        "applications",
+        "Applications",
+        "Servers under a C client that keeps its connections; clients in one process, their "
+        "counterpart (C, PostgreSQL, Redis) on the other core.",
+        applications.CASES,
     ),
     Family(
         "memory",

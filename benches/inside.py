@@ -12,12 +12,18 @@ from pathlib import Path
 import cases
 import primitive_rows
 import rows
+import services
 
 HERE = Path(__file__).parent
 # A measuring process that takes longer than this is stuck.
 MEASURE_S_MAX = 120.0
 WALL = cases.Metric("wall", "time per operation", "ns")
 CPU = cases.Metric("cpu", "CPU time per operation", "ns")
+# Of applications, in µs; the samples are divided.
+MICROSECONDS = (
+    cases.Metric("wall_us", "time per operation", "µs"),
+    cases.Metric("cpu_us", "own CPU time per operation", "µs"),
+)
 
 
 def run(*command: str, seconds_max: float = MEASURE_S_MAX) -> str:
@@ -39,21 +45,26 @@ def run(*command: str, seconds_max: float = MEASURE_S_MAX) -> str:
 
 def measure(row: rows.Row, name: str, loop: str, effort: cases.Effort) -> cases.Samples:
     """Run one row once in a process of its own."""
+    if row.service:
+        services.need(row.service)
     counterpart, own = cases.cores()
     cpus = f"{counterpart},{own}" if row.threads else str(own)
     command = (str(HERE / "measure.py"), loop, name, "--cpus", cpus)
     printed = run(*command, "--seconds", str(effort.seconds))
     samples: cases.Samples = json.loads(printed.splitlines()[-1])
-    return samples
+    micro = {f"{key}_us": [ns / 1000 for ns in samples[key]] for key in ("wall", "cpu")}
+    return samples | micro
 
 
-def make(all_rows: Mapping[str, rows.Row]) -> list[cases.Case]:
+def make(
+    all_rows: Mapping[str, rows.Row], metrics: tuple[cases.Metric, ...] = (WALL, CPU)
+) -> list[cases.Case]:
     """Make a case of each row."""
     return [
         cases.Case(
             name,
             row.title,
-            (WALL, CPU),
+            metrics,
             partial(measure, row, name),
             primitives=row.primitive,
         )

@@ -6,10 +6,11 @@
  *           websocket, echo in binary frames; send and receive, bulk; hold, one message on each
  *           connection, then `held` is printed and the connections stay until standard input ends
  * With REQUESTS above 0 it stops after so many instead of by the clock.
- * Prints `ready` when all connections are there, and in the end one JSON object: requests (or bytes) in the measured time, its seconds, percentiles of
- * the time from sending (churn: connecting) to the whole answer in microseconds, all requests
- * with the warm-up, datagrams lost, the client's own CPU seconds. Exits with 1 when a connection
- * breaks or an answer is wrong, and with 2 when nothing came back for STALL_MS. */
+ * Prints `ready` when all connections are there, each having had one answer, and in the end one
+ * JSON object: requests (or bytes) in the measured time, its seconds, percentiles of the time from
+ * sending (churn: connecting) to the whole answer in microseconds, all requests with the warm-up,
+ * datagrams lost, the client's own CPU seconds. Exits with 1 when a connection breaks or an answer
+ * is wrong, and with 2 when nothing came back for STALL_MS. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -29,7 +30,7 @@
 #include <openssl/ssl.h>
 #endif
 
-enum { EVENTS_MAX = 1024, BUFFER_BYTES = 1 << 20, STALL_MS = 5000, RESEND_MS = 100 };
+enum { EVENTS_MAX = 1024, BUFFER_BYTES = 1 << 20, STALL_MS = 5000, START_MS = 30000, RESEND_MS = 100 };
 /* Latencies up to 0.2 s in steps of 100 ns; longer ones count as the longest. */
 enum { SLOTS = 2000000, SLOT_NS = 100, HEAD_BYTES_MAX = 4096, HOLD_OPENING_MAX = 64 };
 enum kind { ECHO, CHURN, HTTP, WEBSOCKET, SEND, RECEIVE, HOLD };
@@ -53,6 +54,7 @@ struct connection {
 static struct {
     enum kind kind;
     int is_tls, is_udp, count, port, epoll;
+    int begun; /* every connection has had its first answer */
     const char *path;
     const char *message; /* what is sent, framed */
     size_t sends, expects;
@@ -275,10 +277,10 @@ static void advance(struct connection *connection) {
             fail("no 101 from the server");
     }
     connection->phase = RUNNING;
-    ready++;
-    /* Churn counts from connecting. */
-    if (plan.kind == CHURN || plan.kind == HOLD)
-        start_message(connection, connection->begun);
+    if (plan.kind == SEND || plan.kind == RECEIVE)
+        ready++;
+    else
+        start_message(connection, connection->begun); /* churn counts from connecting */
 }
 
 /* --- answers ---------------------------------------------------------------------------------- */
@@ -334,6 +336,10 @@ static int receive(struct connection *connection, int checked) {
 
 static void answered(struct connection *connection) {
     uint64_t now = now_ns();
+    if (!plan.begun) {
+        ready++;
+        return;
+    }
     all++;
     if (now >= plan.from && now < plan.until) {
         measured++;
@@ -377,7 +383,8 @@ static void handle(struct connection *connection, uint32_t events) {
 static void resend(struct connection *connections) {
     uint64_t now = now_ns();
     for (int i = 0; i < plan.count; i++)
-        if (now - connections[i].begun > RESEND_MS * 1000000ull) {
+        if (connections[i].got < connections[i].whole &&
+            now - connections[i].begun > RESEND_MS * 1000000ull) {
             lost++;
             start_message(&connections[i], now);
         }
@@ -461,8 +468,9 @@ static void show(double seconds) {
     fflush(stdout);
 }
 
-/* All connections are there, with TLS and upgrade done: only now is anything asked or counted. */
+/* All connections are there and have had an answer: only now is anything counted. */
 static void begin(struct connection *connections, uint64_t warmup_ns, uint64_t measure_ns) {
+    plan.begun = 1;
     plan.from = now_ns() + warmup_ns;
     plan.until = plan.from + measure_ns;
     printf("ready\n");
@@ -477,7 +485,10 @@ static void begin(struct connection *connections, uint64_t warmup_ns, uint64_t m
 
 static int wait_and_handle(struct connection *connections) {
     struct epoll_event events[EVENTS_MAX];
-    int count = epoll_wait(plan.epoll, events, EVENTS_MAX, plan.is_udp ? RESEND_MS : STALL_MS);
+    int count = epoll_wait(plan.epoll, events, EVENTS_MAX,
+                           plan.is_udp  ? RESEND_MS
+                           : plan.begun ? STALL_MS
+                                        : START_MS);
     if (count == 0 && plan.is_udp && lost < 1000u * (unsigned)plan.count)
         resend(connections);
     else if (count == 0)
@@ -519,10 +530,11 @@ int main(int argc, char **argv) {
         for (int i = 0; i < plan.count; i++)
             if (!(connections[i].head = malloc(HEAD_BYTES_MAX)))
                 fail("malloc");
+    plan.begun = plan.kind == CHURN || plan.kind == HOLD;
     for (int i = 0; i < plan.count && (plan.kind != HOLD || i < HOLD_OPENING_MAX); i++)
         open_connection(&connections[i]);
     int stalled = 0;
-    if (plan.kind == CHURN || plan.kind == HOLD) {
+    if (plan.begun) {
         printf("ready\n");
         fflush(stdout);
     } else {

@@ -25,7 +25,7 @@ SAMPLES = 5
 # The count is found from a run of at least this length.
 CALIBRATION_S = 0.01
 # Where rows are: each module has a dictionary `ROWS`.
-MODULES = ("rows", "primitive_rows")
+MODULES = ("rows", "primitive_rows", "application_rows")
 
 
 def find(name: str) -> rows.Row:

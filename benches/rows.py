@@ -45,9 +45,9 @@ class Row:
     # Library functions that aioxide has of its own decide it, not the loop alone.
     primitive: bool = False
     # Gives the body once what it needs is there: connections, pending tasks.
-    prepared: (
-        Callable[[asyncio.AbstractEventLoop, Any], AbstractAsyncContextManager[Body]] | None
-    ) = None
+    prepared: Prepared | None = None
+    # What it talks to, as `services.py` starts it.
+    service: str = ""
 
     @contextlib.asynccontextmanager
     async def open(self, loop: asyncio.AbstractEventLoop, lib: Any) -> AsyncIterator[Body]:

@@ -27,6 +27,7 @@ import environment
 import families
 import lines
 import loops
+import services
 import tables
 
 RESULTS = Path(__file__).parent / "results"
@@ -196,7 +197,10 @@ def main() -> None:
     options.rounds = measured.rounds
     record = environment.record([*options.loops, loops.FASTNET])
     begin = time.monotonic()
-    cells = collect.collect(chosen, here, measured, collect.progress)
+    try:
+        cells = collect.collect(chosen, here, measured, collect.progress)
+    finally:
+        services.close()
     collect.progress("")
     environment.finish(record, time.monotonic() - begin, cells)
     written = text(options, chosen, cells, record)

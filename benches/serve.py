@@ -220,7 +220,10 @@ def listen(target: str) -> socket.socket:
         listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         listener.bind(("127.0.0.1", 0))
     else:
-        listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        # With its protocol named, as from an address: else asyncio sets no TCP_NODELAY.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
 

@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -44,22 +41,11 @@ else:
 """
 
 
-@contextlib.contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """Keep this process, and those that it starts, to one core."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, [core])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 def process(program: str, entrant: str, effort: cases.Effort) -> cases.Samples:
     """Start processes with a program; the first is not counted, for it fills the kernel's cache."""
     text = "pass" if entrant == BARE else program.format(library=loops.package(entrant))
     took = []
-    with on_core(cases.cores()[1]):
+    with cases.on_core(cases.cores()[1]):
         for _ in range(PROCESSES + 1):
             begin = time.perf_counter()
             done = subprocess.run(
