@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cases
+import chart
 import collect
 import environment
 import families
@@ -154,7 +155,7 @@ def effort(options: argparse.Namespace) -> cases.Effort:
 
 
 def again(options: argparse.Namespace) -> None:
-    """Print the report of a saved run, by the clock that is asked for now."""
+    """Print and draw a saved run once more, by the clock that is asked for now."""
     saved = json.loads(options.again.read_text())
     cells = {
         (cell["case"], cell["entrant"]): collect.Cell(cell["rounds"], cell["failure"])
@@ -163,13 +164,34 @@ def again(options: argparse.Namespace) -> None:
     options.form, options.rounds = saved["effort"]["form"], saved["effort"]["rounds"]
     names = {name for name, _ in cells}
     chosen = [case for case in families.CASES if case.name in names]
-    print(text(options, chosen, cells, saved["environment"]))
+    show(options, chosen, cells, saved["environment"], options.again.with_suffix(""))
+
+
+def show(
+    options: argparse.Namespace,
+    chosen: Sequence[cases.Case],
+    cells: collect.Cells,
+    record: dict[str, object],
+    path: Path,
+) -> None:
+    """Print the report, and write it and the picture beside the samples."""
+    written = text(options, chosen, cells, record)
+    print(written)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{path}.md").write_text(written)
+    compared = lines.compared([shown(case, options.clock) for case in chosen], cells)
+    title = f"CPython {str(record['python']).partition(' ')[0]}, {record['cpu']}"
+    drawn = chart.draw(compared, f"{title}, {record['kernel']}; {options.form} form", path)
+    endings = [".json", ".md", *(each.suffix for each in drawn)]
+    print(f"saved: {path} {' '.join(endings)} ({record['seconds']} s)", file=sys.stderr)
+    if not drawn:
+        print("no picture: matplotlib is not installed", file=sys.stderr)
 
 
 def save(
-    path: Path, measured: cases.Effort, cells: collect.Cells, record: dict[str, object], text: str
+    path: Path, measured: cases.Effort, cells: collect.Cells, record: dict[str, object]
 ) -> None:
-    """Write all samples and the report, `path` being without an extension."""
+    """Write all samples, `path` being without an extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = [
         {"case": case, "entrant": entrant, "rounds": cell.rounds, "failure": cell.failure}
@@ -177,11 +199,10 @@ def save(
     ]
     saved = {"environment": record, "effort": dataclasses.asdict(measured), "cells": raw}
     Path(f"{path}.json").write_text(json.dumps(saved, indent=1) + "\n")
-    Path(f"{path}.md").write_text(text)
 
 
 def main() -> None:
-    """Measure, print, save."""
+    """Measure, save, show."""
     options = parse()
     if options.again:
         again(options)
@@ -190,7 +211,8 @@ def main() -> None:
     if options.list:
         for family in families.FAMILIES:
             for case in family.cases:
-                print(f"{family.name:14} {case.name:24} {case.title}")
+                form = "" if case.short else "full form only"
+                print(f"{family.name:14} {case.name:28} {case.title:44} {form}".rstrip())
         return
     here = [name for name in options.loops if loops.version(name) is not None]
     measured = effort(options)
@@ -203,11 +225,9 @@ def main() -> None:
         services.close()
     collect.progress("")
     environment.finish(record, time.monotonic() - begin, cells)
-    written = text(options, chosen, cells, record)
-    print(written)
     name = options.save or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    save(options.results / name, measured, cells, record, written)
-    print(f"saved: {options.results / name}.json, .md ({record['seconds']} s)", file=sys.stderr)
+    save(options.results / name, measured, cells, record)
+    show(options, chosen, cells, record, options.results / name)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,95 @@
+"""The picture of a run: every case's speed on every entrant, relative to asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import loops
+from lines import Line
+
+COLOURS = {
+    loops.CONTROL: "#7f7f7f",
+    "uvloop": "#1f77b4",
+    "rloop": "#9467bd",
+    "zuvloop": "#2ca02c",
+    "rsloop": "#8c564b",
+    loops.SUBJECT: "#d62728",
+    loops.SUBJECT_LOOP: "#ff9896",
+    loops.FASTNET: "#17becf",
+}
+# What does not compete: limits and what one may know.
+ASIDE = "#bbbbbb"
+LINE_INCHES = 0.23
+HEAD_INCHES = 1.4
+WIDTH_INCHES = 10.0
+FORMATS = ("svg", "png")
+
+
+def relative(line: Line, entrant: str) -> float | None:
+    """Return how many times better than asyncio an entrant is; where it failed, than us."""
+    base = loops.CONTROL if line.median(loops.CONTROL) else loops.SUBJECT
+    return line.advantage(entrant, base)
+
+
+def draw_line(axes: Any, line: Line, height: int, seen: set[str]) -> None:
+    """Draw one case: a mark for each entrant, a cross at the left for each that failed."""
+    for entrant in (*line.samples, *line.failures):
+        aside = entrant in line.beside
+        colour = ASIDE if aside else COLOURS.get(entrant, "black")
+        # Ours last, so that it is on top.
+        order = 3 if entrant == loops.SUBJECT else 2
+        label = None if entrant in seen else entrant
+        value = relative(line, entrant)
+        if value is not None:
+            marker = "|" if aside and entrant == line.limit() else "D" if aside else "o"
+            axes.plot(value, height, marker, color=colour, label=label, zorder=order, markersize=6)
+        elif entrant in line.failures:
+            where = axes.get_yaxis_transform()
+            axes.plot(0.004, height, "x", color=colour, label=label, transform=where, clip_on=False)
+        else:
+            continue
+        seen.add(entrant)
+
+
+def draw(lines: Sequence[Line], title: str, path: Path) -> list[Path]:
+    """Write the picture in every format; returns the files, none where matplotlib is missing."""
+    try:
+        import matplotlib
+    except ImportError:
+        return []
+    matplotlib.use("Agg")
+    # The same picture of the same run is the same file.
+    matplotlib.rcParams["svg.hashsalt"] = "aioxide"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        figsize=(WIDTH_INCHES, HEAD_INCHES + LINE_INCHES * len(lines)), layout="constrained"
+    )
+    axes.set_xscale("log")
+    axes.axvline(1.0, color=COLOURS[loops.CONTROL], linewidth=0.8, zorder=1)
+    seen: set[str] = set()
+    for number, line in enumerate(lines):
+        draw_line(axes, line, -number, seen)
+    axes.set_yticks([-number for number in range(len(lines))], [line.title for line in lines])
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_ylim(-len(lines) + 0.5, 0.5)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    axes.grid(axis="x", which="both", linewidth=0.3)
+    axes.set_xlabel("times as good as asyncio (farther right is better); x at the left: failed")
+    axes.set_title(title, fontsize=9)
+    axes.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.4, 1.0 + 0.35 / max(1, len(lines))),
+        ncols=5,
+        fontsize=7,
+        frameon=False,
+    )
+    written = []
+    for kind in FORMATS:
+        target = Path(f"{path}.{kind}")
+        figure.savefig(target, dpi=130, metadata={"Date": None} if kind == "svg" else None)
+        written.append(target)
+    pyplot.close(figure)
+    return written
