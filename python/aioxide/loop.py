@@ -23,7 +23,6 @@ from .running import Running
 from .sendfile import Sendfile
 from .serve import Serve
 from .signals import Signals
-from .sock import Sock
 from .tls import Tls
 
 
@@ -33,7 +32,6 @@ class Loop(
     Executor,
     Dns,
     Signals,
-    Sock,
     Sendfile,
     Connect,
     Datagram,

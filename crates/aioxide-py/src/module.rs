@@ -121,6 +121,7 @@ fn execute(module: Obj<'_>) -> R<()> {
     }
     crate::sync::export(module)?;
     crate::streams::export(module)?;
+    crate::event_loop::export()?;
     let version = crate::ffi::call::string(env!("CARGO_PKG_VERSION"))?;
     // SAFETY: as above.
     crate::ffi::error::check(unsafe {

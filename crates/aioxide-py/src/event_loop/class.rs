@@ -2,8 +2,6 @@
 //!
 //! May touch: the memory of loop objects. Invariant: the fields are complete before `tp_new`
 //! returns and dropped once, in `tp_dealloc`.
-//!
-//! Size: the tables of methods and attributes are one list, with several lines for each entry.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
@@ -15,7 +13,7 @@ use aioxide_core::inbox::Inbox;
 use aioxide_core::turn::Turn;
 use pyo3_ffi as c;
 
-use super::{LoopFields, Registration, create, fields, look, run, schedule, sock, watch};
+use super::{LoopFields, Registration, create, fields, look, run, schedule, watch};
 use crate::ffi::call::{float, uint};
 use crate::ffi::class::{
     Class, Visitor, attribute, bind_tuple, initializer, noargs, onearg, varargs,
@@ -306,7 +304,6 @@ pub fn build_type() -> R<Ref> {
         .methods(run::methods())
         .methods(scheduling())
         .methods(watching())
-        .methods(sockets())
         .methods(crate::transport::loop_methods())
         .attributes(attributes())
         .build(None)
@@ -436,44 +433,14 @@ fn watching() -> Vec<c::PyMethodDef> {
             c"As remove_writer."
         ),
         onearg!(
+            c"_sock_settle",
+            watch::settle_fd,
+            c"Has the next sock_* on a descriptor ask the kernel."
+        ),
+        onearg!(
             c"_native_transport",
             watch::native_transport,
             c"The native transport that uses a descriptor, or None."
-        ),
-    ]
-}
-
-fn sockets() -> Vec<c::PyMethodDef> {
-    vec![
-        varargs!(
-            c"_sock_recv",
-            sock::sock_recv,
-            c"($self, sock, nbytes)\nThe bytes, a future of them, or None: not a plain case."
-        ),
-        varargs!(
-            c"_sock_recv_into",
-            sock::sock_recv_into,
-            c"($self, sock, buf)\nThe number of bytes, a future of it, or None."
-        ),
-        varargs!(
-            c"_sock_sendall",
-            sock::sock_sendall,
-            c"($self, sock, data)\nTrue if all is sent, a future of None, or None."
-        ),
-        varargs!(
-            c"_sock_wait",
-            sock::sock_wait,
-            c"($self, sock, function, reads)\nA future of function(), tried at readiness."
-        ),
-        varargs!(
-            c"_sock_forget",
-            sock::sock_forget,
-            c"($self, fd, future)\nThe operation behind the future waits no more."
-        ),
-        onearg!(
-            c"_sock_settle",
-            watch::settle_fd,
-            c"Has the next operation on a descriptor ask the kernel."
         ),
     ]
 }

@@ -1,10 +1,10 @@
 //! `Loop`: the native half of the event loop; the package adds the control plane in Python.
 //!
 //! Rooms: `schedule` (call_soon and sisters), `create` (futures and tasks), `run` (turns), `watch`
-//! and `watched` (file descriptors), `sock` (`sock_*`), `class` (the Python type). All state
-//! belongs to the thread that runs the loop; under the GIL other threads may call the same methods,
-//! because no borrow outlives a call into Python and none is held while the GIL is released. The
-//! one thing made for other threads is the inbox.
+//! and `watched` (file descriptors), `sock` and `sock_methods` (`sock_*`), `class` (the Python
+//! type). All state belongs to the thread that runs the loop; under the GIL other threads may call
+//! the same methods, because no borrow outlives a call into Python and none is held while the GIL
+//! is released. The one thing made for other threads is the inbox.
 
 mod class;
 mod create;
@@ -13,6 +13,7 @@ mod look;
 mod run;
 mod schedule;
 mod sock;
+mod sock_methods;
 mod watch;
 mod watched;
 
@@ -38,6 +39,7 @@ use watched::{Operation, Watch};
 pub use class::build_type;
 pub use create::{create_future_on, create_plain_task};
 pub use schedule::foreign_call_soon;
+pub use sock_methods::export;
 pub use watch::fd_of;
 
 /// Something to run in a turn.

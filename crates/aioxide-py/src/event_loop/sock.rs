@@ -1,8 +1,8 @@
-//! `sock_*`: operations on the caller's sockets, tried at once, then whenever the socket is ready.
+//! Waiting for the caller's sockets: the operations of `sock_*`, tried whenever one is ready.
 //!
-//! Duty: the plain case of receiving and sending without a call into Python, and waiting for all
-//! operations. Plain is an open, non-blocking `socket.socket` itself, whose methods nobody
-//! replaced, on a loop that does not debug; the rest goes through the socket's own methods.
+//! Duty: one try of each kind of operation, and the wait between two. Plain is an open, non-
+//! blocking `socket.socket` itself, whose methods nobody replaced, on a loop that does not debug;
+//! the rest goes through the socket's own methods.
 //!
 //! An operation stands in the place that `add_reader` and `add_writer` use, so that they replace
 //! one another as in asyncio. It is tried once for each event. After one that read, a plain socket
@@ -21,15 +21,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use aioxide_core::backend::sys;
-use aioxide_core::buf::READ_MAX_BYTES;
 use aioxide_core::slab::Token;
 
+use super::LoopFields;
 use super::watched::{Attempt, Operation, Watch, Watcher};
-use super::{LoopFields, fields};
 use crate::ffi::buffer::Buffer;
-use crate::ffi::call::{int, uint};
+use crate::ffi::call::{int, string, text, tuple, uint};
 use crate::ffi::object::{boolean, none_ref};
-use crate::ffi::{Args, Obj, R, Raised, Ref, builtin, socket};
+use crate::ffi::{Obj, R, Raised, Ref, builtin, socket};
 use crate::future;
 use crate::state::state;
 
@@ -44,35 +43,17 @@ const TRUST_MAX: Duration = Duration::from_millis(10);
 const TRUSTING_POLLS_MAX: u32 = 256;
 
 /// How one try ended that did not fail.
-enum Tried {
+pub(super) enum Tried {
+    /// It gave this.
     Done(Ref),
+    /// Not yet.
     Blocked,
 }
 
 impl LoopFields {
-    /// The descriptor of a plain socket whose method `name` is the stock one.
-    #[inline]
-    fn plain(&self, object: Obj<'_>, name: &Ref, stock: &Ref) -> R<Option<RawFd>> {
-        if self.debug() || !self.is_direct() {
-            return Ok(None);
-        }
-        let Some(fd) = socket::plain_number(object) else {
-            return Ok(None);
-        };
-        let method = object.type_obj().getattr(name.obj())?;
-        Ok(Some(fd).filter(|_| method.obj().is(stock.obj())))
-    }
-
-    /// Tries at once, and has it tried again when the socket is ready; the result, or its future.
-    fn begin(&self, object: Obj<'_>, attempt: Attempt) -> R<Ref> {
-        match self.try_once(object, &attempt)? {
-            Tried::Done(result) => Ok(result),
-            Tried::Blocked => self.wait(object, attempt, true),
-        }
-    }
-
-    /// Has `attempt` tried when `object` is ready for it; returns the future of its outcome.
-    fn wait(&self, object: Obj<'_>, attempt: Attempt, reads: bool) -> R<Ref> {
+    /// Has `attempt` tried when `object` is ready for it; returns where it waits, and the
+    /// future of its outcome.
+    pub(super) fn wait(&self, object: Obj<'_>, attempt: Attempt, reads: bool) -> R<(Token, Ref)> {
         self.check_open()?;
         let future = future::create(self.object(), self)?;
         let plain = socket::plain_number(object).filter(|fd| *fd > STANDARD_FD_MAX);
@@ -95,8 +76,8 @@ impl LoopFields {
             reads,
             token: Cell::new(Token::RESERVED),
         });
-        self.begin_wait(fd, identity, operation)?;
-        Ok(future)
+        let token = self.begin_wait(fd, identity, operation)?;
+        Ok((token, future))
     }
 
     /// Whether the kernel reports already what an operation on this socket waits for.
@@ -111,7 +92,7 @@ impl LoopFields {
         .unwrap_or(false)
     }
 
-    fn begin_wait(&self, fd: RawFd, identity: Option<Ref>, operation: Rc<Operation>) -> R<()> {
+    fn begin_wait(&self, fd: RawFd, identity: Option<Ref>, operation: Rc<Operation>) -> R<Token> {
         let reads = operation.reads;
         let watcher = Watcher::Operation(operation.clone());
         if let Some(token) = self.token_of(fd) {
@@ -125,7 +106,7 @@ impl LoopFields {
                     self.trusted.borrow_mut().push(token);
                 }
                 drop(replaced);
-                return Ok(());
+                return Ok(token);
             }
             let is_same = |watch: &mut Watch| identity.as_ref().is_some_and(|id| watch.is_of(id));
             let is_stale =
@@ -134,7 +115,8 @@ impl LoopFields {
                 operation.token.set(token);
                 let is_same = self.with_watch(token, is_same) == Some(true);
                 let identity = identity.filter(|_| is_same);
-                return self.add_watcher(token, watcher, reads, identity);
+                self.add_watcher(token, watcher, reads, identity)?;
+                return Ok(token);
             }
             // Made for another socket, which is closed, or no longer waited for.
             self.forget(token);
@@ -143,7 +125,16 @@ impl LoopFields {
         watch.identity = identity;
         let token = self.begin_watch(watch, watcher, reads)?;
         operation.token.set(token);
-        Ok(())
+        Ok(token)
+    }
+
+    /// Ends the wait for this future under this token, if it still goes on.
+    pub(super) fn give_up(&self, token: Token, future: Obj<'_>) -> R<()> {
+        let found = self.with_watch(token, |watch| watch.operation_of(future));
+        match found.flatten() {
+            Some(operation) => self.end_wait(&operation),
+            None => Ok(()),
+        }
     }
 
     /// An event came for an operation.
@@ -267,8 +258,8 @@ impl LoopFields {
     }
 
     /// Tries once what an operation is to do.
-    fn try_once(&self, object: Obj<'_>, attempt: &Attempt) -> R<Tried> {
-        let tried = match attempt {
+    pub(super) fn try_once(&self, object: Obj<'_>, attempt: &Attempt) -> R<Tried> {
+        let received = match attempt {
             Attempt::Receive(max) => {
                 let fd = socket::borrow(object).map_err(|error| Raised::os_error(&error))?;
                 self.transports().receive_some(fd, *max)?
@@ -304,18 +295,15 @@ impl LoopFields {
                     other => other.map(|_| none_ref()),
                 }
             }
-            Attempt::Call(function) => {
-                return match function.obj().call0() {
-                    Ok(result) => Ok(Tried::Done(result)),
-                    Err(raised) if builtin::is_would_block(&raised) => {
-                        raised.clear();
-                        Ok(Tried::Blocked)
-                    }
-                    Err(raised) => Err(raised),
-                };
+            Attempt::Method(name, args) => {
+                let method = object.getattr(name.obj());
+                return tried(method.and_then(|method| method.obj().call_dict(args.obj(), None)));
             }
+            Attempt::SendSlice(view, sent) => return tried_slice(object, view.obj(), sent),
+            Attempt::Connect(address) => return connected(object, address.obj()).map(Tried::Done),
+            Attempt::Accept => return tried(accepted(object)),
         };
-        match tried {
+        match received {
             Ok(result) => Ok(Tried::Done(result)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Tried::Blocked),
             Err(error) => Err(Raised::os_error(&error)),
@@ -323,70 +311,65 @@ impl LoopFields {
     }
 }
 
-/// `loop._sock_recv(sock, nbytes)`: the bytes, a future of them, or None: not a plain case.
-pub fn sock_recv(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    let [object, size] = args.positional() else {
-        return Err(Raised::type_error("_sock_recv() takes 2 arguments"));
-    };
-    let (this, state) = (fields(event_loop), state());
-    let stock = &state.asyncio.socket_recv;
-    if !size.is_exact_int() || this.plain(*object, &state.names.recv, stock)?.is_none() {
-        return Ok(none_ref());
-    }
-    match usize::try_from(builtin::saturating_i64(*size)?) {
-        Ok(max) if (1..=READ_MAX_BYTES).contains(&max) => {
-            this.begin(*object, Attempt::Receive(max))
+/// What a method of a socket said.
+fn tried(result: R<Ref>) -> R<Tried> {
+    match result {
+        Ok(result) => Ok(Tried::Done(result)),
+        Err(raised) if builtin::is_would_block(&raised) => {
+            raised.clear();
+            Ok(Tried::Blocked)
         }
-        _ => Ok(none_ref()),
+        Err(raised) => Err(raised),
     }
 }
 
-/// `loop._sock_recv_into(sock, buf)`: the number of bytes, a future of it, or None.
-pub fn sock_recv_into(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    let [object, target] = args.positional() else {
-        return Err(Raised::type_error("_sock_recv_into() takes 2 arguments"));
+/// Sends what is left of a view by the socket's own method, and counts in items.
+fn tried_slice(object: Obj<'_>, view: Obj<'_>, sent: &Cell<usize>) -> R<Tried> {
+    let rest = builtin::slice_from(view, sent.get())?;
+    let send = state().names.send.obj();
+    let Tried::Done(count) = tried(object.call_method1(send, rest.obj()))? else {
+        return Ok(Tried::Blocked);
     };
-    let (this, state) = (fields(event_loop), state());
-    let stock = &state.asyncio.socket_recv_into;
-    if this
-        .plain(*object, &state.names.recv_into, stock)?
-        .is_none()
-    {
-        return Ok(none_ref());
+    let count = usize::try_from(count.obj().to_i64()?).unwrap_or_default();
+    sent.set(sent.get() + count);
+    if sent.get() == builtin::len(view)? {
+        return Ok(Tried::Done(none_ref()));
     }
-    this.begin(*object, Attempt::ReceiveInto(target.to_ref()))
+    Ok(Tried::Blocked)
 }
 
-/// `loop._sock_sendall(sock, data)`: True if all is sent, a future of that, or None.
-pub fn sock_sendall(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    let [object, data] = args.positional() else {
-        return Err(Raised::type_error("_sock_sendall() takes 2 arguments"));
-    };
-    let (this, state) = (fields(event_loop), state());
-    let stock = &state.asyncio.socket_send;
-    if this.plain(*object, &state.names.send, stock)?.is_none() {
+/// How the connection attempt of a socket ended.
+fn connected(object: Obj<'_>, address: Obj<'_>) -> R<Ref> {
+    let (level, option) = (int(libc::SOL_SOCKET.into())?, int(libc::SO_ERROR.into())?);
+    let name = state().names.getsockopt.obj();
+    let code = object.call_method(name, &[object, level.obj(), option.obj()])?;
+    if !code.obj().is_true()? {
         return Ok(none_ref());
     }
-    let Some(buffer) = plain_bytes(*data) else {
-        return Ok(none_ref());
-    };
-    let len = buffer.as_slice().len();
-    let sent = socket::borrow(*object).and_then(|fd| sys::send(fd, buffer.as_slice()));
-    drop(buffer);
-    let sent = match sent {
-        Ok(sent) => sent,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(Raised::os_error(&error)),
-    };
-    if sent == len {
-        return Ok(boolean(true));
-    }
-    let view = builtin::memoryview(*data)?;
-    this.wait(*object, Attempt::Send(view, Cell::new(sent)), false)
+    let message = string(&format!(
+        "Connect call failed {}",
+        text(address.str()?.obj())?
+    ))?;
+    let error = builtin::os_error().call(&[code.obj(), message.obj()])?;
+    Err(Raised::throw(error))
+}
+
+/// A connection, non-blocking, and its peer's address.
+fn accepted(object: Obj<'_>) -> R<Ref> {
+    let names = &state().names;
+    let pair = object.call_method0(names.accept.obj())?;
+    let (connection, address) = (builtin::item(pair.obj(), 0)?, builtin::item(pair.obj(), 1)?);
+    let blocking = boolean(false);
+    drop(
+        connection
+            .obj()
+            .call_method1(names.setblocking.obj(), blocking.obj())?,
+    );
+    tuple(&[connection.obj(), address.obj()])
 }
 
 /// The bytes of one of the stock classes, if each of its items is one.
-fn plain_bytes(data: Obj<'_>) -> Option<Buffer> {
+pub(super) fn plain_bytes(data: Obj<'_>) -> Option<Buffer> {
     if !builtin::is_stock_bytes(data) {
         return None;
     }
@@ -399,28 +382,4 @@ fn plain_bytes(data: Obj<'_>) -> Option<Buffer> {
             None
         }
     }
-}
-
-/// `loop._sock_wait(sock, function, reads)`: a future of `function()`, called whenever the socket
-/// is readable, or writable, until it does not raise BlockingIOError.
-pub fn sock_wait(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    let [object, function, reads] = args.positional() else {
-        return Err(Raised::type_error("_sock_wait() takes 3 arguments"));
-    };
-    let attempt = Attempt::Call(function.to_ref());
-    fields(event_loop).wait(*object, attempt, reads.is_true()?)
-}
-
-/// `loop._sock_forget(fd, future)`: the operation behind `future`, if it still waits, is over.
-pub fn sock_forget(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    let [fd, future] = args.positional() else {
-        return Err(Raised::type_error("_sock_forget() takes 2 arguments"));
-    };
-    let this = fields(event_loop);
-    let token = RawFd::try_from(fd.to_i64()?).map_or(None, |fd| this.token_of(fd));
-    let found = token.and_then(|token| this.with_watch(token, |watch| watch.operation_of(*future)));
-    if let Some(operation) = found.flatten() {
-        this.end_wait(&operation)?;
-    }
-    Ok(none_ref())
 }

@@ -30,8 +30,15 @@ pub enum Attempt {
     ReceiveInto(Ref),
     /// Send what is left of a memory view, from this byte on.
     Send(Ref, Cell<usize>),
-    /// Call this; BlockingIOError and InterruptedError say "not yet".
-    Call(Ref),
+    /// Call the socket's method of this name with these arguments; BlockingIOError and
+    /// InterruptedError say "not yet".
+    Method(Ref, Ref),
+    /// Send what is left of a memory view, from this item on, by the socket's own method.
+    SendSlice(Ref, Cell<usize>),
+    /// See whether the connection to this address stands.
+    Connect(Ref),
+    /// Accept a connection, by the socket's own method.
+    Accept,
 }
 
 /// An operation that waits for readiness.
@@ -204,8 +211,11 @@ impl Watch {
                     match &operation.attempt {
                         Attempt::ReceiveInto(object)
                         | Attempt::Send(object, _)
-                        | Attempt::Call(object) => visitor.visit(object.ptr()),
-                        Attempt::Receive(_) => {}
+                        | Attempt::SendSlice(object, _)
+                        | Attempt::Connect(object)
+                        // The name is a string.
+                        | Attempt::Method(_, object) => visitor.visit(object.ptr()),
+                        Attempt::Receive(_) | Attempt::Accept => {}
                     }
                 }
             }

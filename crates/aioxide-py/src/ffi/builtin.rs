@@ -140,6 +140,12 @@ pub fn len(object: Obj<'_>) -> R<usize> {
     usize::try_from(len).map_err(|_| Raised::from_indicator())
 }
 
+/// `object[index]`.
+pub fn item(object: Obj<'_>, index: usize) -> R<Ref> {
+    // SAFETY: alive; a sequence or an error.
+    unsafe { Ref::steal(c::PySequence_GetItem(object.ptr(), index as isize)) }
+}
+
 /// `iter(object)`.
 pub fn iter(object: Obj<'_>) -> R<Ref> {
     // SAFETY: alive.

@@ -37,7 +37,6 @@ pub enum Call {
     /// A function of a module.
     Function(fn(Args<'_>) -> R<Ref>),
     /// A method.
-    #[allow(dead_code)] // No class has coroutine methods yet.
     Method(fn(Obj<'_>, Args<'_>) -> R<Ref>),
 }
 
@@ -264,7 +263,6 @@ pub fn create(class: Obj<'_>, function: &'static Function) -> R<Ref> {
 }
 
 /// Gives `class` its coroutine methods.
-#[allow(dead_code)] // No class has any yet.
 pub fn add_methods(class: Obj<'_>, maker: Obj<'_>, methods: &[&'static Function]) -> R<()> {
     for method in methods {
         let name = string(method.name)?;
