@@ -28,6 +28,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "PriorityQueue": ("queues",),
     "Queue": ("queues",),
     "Semaphore": ("locks",),
+    "TaskGroup": ("taskgroups",),
     "gather": ("tasks",),
     "StreamReader": ("streams",),
     "StreamReaderProtocol": ("streams",),

@@ -57,6 +57,7 @@ impl LoopFields {
             hold_tasks: Cell::new(true),
             direct: Cell::new(true),
             makes_futures: Cell::new(true),
+            makes_tasks: Cell::new(true),
             own_clock: RefCell::new(None),
         })
     }

@@ -63,9 +63,10 @@ pub fn create_task(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
 impl LoopFields {
     /// Whether `loop.create_task(coro)` would do nothing but make a native task: the loop is open,
     /// does not debug, has no factory, and nobody replaced the method.
-    pub fn makes_tasks_directly(&self) -> R<bool> {
+    #[inline]
+    pub fn makes_tasks_directly(&self) -> bool {
         let plain = self.is_direct() && !self.debug() && !self.is_closed();
-        Ok(plain && self.task_factory.is_empty() && !self.overrides(&state().names.create_task)?)
+        plain && self.makes_tasks.get() && self.task_factory.is_empty()
     }
 }
 

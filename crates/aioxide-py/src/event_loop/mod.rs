@@ -151,6 +151,8 @@ pub struct LoopFields {
     direct: Cell<bool>,
     /// No Python code replaced `create_future`.
     makes_futures: Cell<bool>,
+    /// Nobody replaced `create_task`.
+    makes_tasks: Cell<bool>,
     /// Where Python code replaced `time`: a virtual clock that follows it.
     own_clock: RefCell<Option<Clock>>,
 }
@@ -286,20 +288,27 @@ impl LoopFields {
     /// An attribute of the instance was set.
     fn notice_set(&self, name: Obj<'_>) -> R<()> {
         let names = &state().names;
-        let noticed = [&names.time, &names.call_soon, &names.create_future];
+        let noticed = [
+            &names.time,
+            &names.call_soon,
+            &names.create_future,
+            &names.create_task,
+        ];
         if noticed.iter().any(|other| name.is(other.obj())) {
             self.notice_overrides()?;
         }
         Ok(())
     }
 
-    /// Looks whether a subclass or the instance replaces `time`, `call_soon` or `create_future`:
-    /// those are then asked and called, as asyncio's own code would.
+    /// Looks whether a subclass or the instance replaces one of the methods of
+    /// `notice_set`: those are then asked and called, as asyncio's own code would.
     fn notice_overrides(&self) -> R<()> {
         let names = &state().names;
         self.direct.set(!self.overrides(&names.call_soon)?);
         let own_futures = self.overrides(&names.create_future)?;
         self.makes_futures.set(!own_futures);
+        let own_tasks = self.overrides(&names.create_task)?;
+        self.makes_tasks.set(!own_tasks);
         let own_time = self.overrides(&names.time)?;
         if own_time != self.has_own_time() {
             let own = own_time.then(|| Clock::virtual_at(0));

@@ -342,3 +342,37 @@ pub fn attribute_error<'a>() -> Obj<'a> {
     // SAFETY: a static of the interpreter.
     unsafe { Obj::from_ptr(c::PyExc_AttributeError) }
 }
+
+/// `BaseExceptionGroup`.
+pub fn base_exception_group<'a>() -> Obj<'a> {
+    // SAFETY: a static of the interpreter.
+    unsafe { Obj::from_ptr(c::PyExc_BaseExceptionGroup) }
+}
+
+/// `isinstance(exception, (SystemExit, KeyboardInterrupt))`.
+pub fn is_exit(exception: Obj<'_>) -> bool {
+    // SAFETY: statics of the interpreter.
+    let classes = unsafe { [c::PyExc_SystemExit, c::PyExc_KeyboardInterrupt] };
+    classes
+        .into_iter()
+        .any(|class| exception.is_instance_of_type(class.cast()))
+}
+
+/// `issubclass(class, GeneratorExit)`.
+pub fn is_generator_exit(class: Obj<'_>) -> R<bool> {
+    // SAFETY: a static of the interpreter.
+    is_subclass(class, unsafe { Obj::from_ptr(c::PyExc_GeneratorExit) })
+}
+
+/// `issubclass(class, base)`.
+pub fn is_subclass(class: Obj<'_>, base: Obj<'_>) -> R<bool> {
+    // SAFETY: both alive.
+    let status = unsafe { c::PyObject_IsSubclass(class.ptr(), base.ptr()) };
+    check(status).map(|()| status != 0)
+}
+
+/// `isinstance(object, list)`.
+pub fn is_list(object: Obj<'_>) -> bool {
+    // SAFETY: alive.
+    unsafe { c::PyList_Check(object.ptr()) != 0 }
+}

@@ -377,6 +377,12 @@ pub fn list_of(items: Vec<Ref>) -> R<Ref> {
     Ok(list)
 }
 
+/// `list.append(item)`.
+pub fn list_append(list: Obj<'_>, item: Obj<'_>) -> R<()> {
+    // SAFETY: both alive; Append takes its own reference.
+    check(unsafe { c::PyList_Append(list.ptr(), item.ptr()) })
+}
+
 /// The number of items of a list.
 pub fn list_len(list: Obj<'_>) -> usize {
     // SAFETY: the caller passes a list.

@@ -123,6 +123,13 @@ impl Raised {
         Raised(())
     }
 
+    /// Raises an exception instance as `raise exc from None` does.
+    pub fn raise_from_none(exc: Ref) -> Raised {
+        // SAFETY: an exception instance, alive; no cause is given.
+        unsafe { c::PyException_SetCause(exc.ptr(), std::ptr::null_mut()) };
+        Raised::raise(exc)
+    }
+
     /// Clears the indicator and returns the exception, normalized, with its traceback.
     pub fn take(self) -> Ref {
         #[cfg(Py_3_12)]

@@ -21,6 +21,7 @@ pub mod park;
 pub mod raising;
 pub mod registry;
 pub mod sequence;
+pub mod set;
 pub mod socket;
 pub mod trash;
 pub mod weak;

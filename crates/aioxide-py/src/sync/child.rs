@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::Listener;
-use crate::ffi::object::none;
+use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Obj, R, Ref};
 use crate::future::{self, How, Phase, Waiter};
 use crate::state::state;
@@ -135,4 +135,21 @@ pub fn current_task(event_loop: Obj<'_>) -> R<Option<Ref>> {
     }
     let current = state().asyncio.current_task.obj().call1(event_loop)?;
     Ok((!current.obj().is(none())).then_some(current))
+}
+
+/// `future.cancel()`.
+pub fn cancel_plainly(child: Obj<'_>) -> R<()> {
+    if future::is_native(child) {
+        return task::cancel_awaited(child, Some(&none_ref())).map(drop);
+    }
+    child.call_method0(state().names.cancel.obj()).map(drop)
+}
+
+/// `future.set_result(value)`.
+pub fn set_result(child: Obj<'_>, value: Ref) -> R<()> {
+    if child.type_ptr() == state().future_type {
+        return future::set_result(child, value);
+    }
+    let name = state().names.set_result.obj();
+    child.call_method1(name, value.obj()).map(drop)
 }

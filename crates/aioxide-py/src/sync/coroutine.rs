@@ -25,8 +25,10 @@ use crate::state::state;
 
 mod awaiting;
 mod class;
+mod wrapper;
 
 pub use class::build_type;
+pub use wrapper::build_type as build_wrapper_type;
 
 /// What a body is told when it goes on.
 pub enum Resumed {

@@ -84,16 +84,13 @@ impl<'a> Gather<'a> {
             done: Vec::new(),
             different: 0,
         };
-        gather.look_at_loop()?;
+        gather.look_at_loop();
         Ok(gather)
     }
 
-    fn look_at_loop(&mut self) -> R<()> {
-        self.direct = match event_loop::native(self.event_loop.obj()) {
-            Some(native) => native.makes_tasks_directly()?,
-            None => false,
-        };
-        Ok(())
+    fn look_at_loop(&mut self) {
+        let native = event_loop::native(self.event_loop.obj());
+        self.direct = native.is_some_and(LoopFields::makes_tasks_directly);
     }
 
     fn direct_loop(&self) -> Option<&LoopFields> {
@@ -110,7 +107,7 @@ impl<'a> Gather<'a> {
         self.different += 1;
         if self.event_loop.obj().is_none() {
             self.event_loop = state().asyncio.futures_get_loop.obj().call1(child.obj())?;
-            self.look_at_loop()?;
+            self.look_at_loop();
         }
         let caller = gathering::fields(self.outer.obj()).caller();
         // 3.11 has no eager tasks: there a callback of its own comes for these, too.

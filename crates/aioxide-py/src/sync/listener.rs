@@ -7,8 +7,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::gathering;
+use super::{gathering, task_group};
 use crate::ffi::{Obj, R, Ref};
+use crate::state::state;
 
 /// Which kind of native object listens. The numbers begin at 1: futures keep them in a byte, where
 /// 0 means another kind of waiter.
@@ -17,6 +18,8 @@ use crate::ffi::{Obj, R, Ref};
 pub enum Listener {
     /// The future that `gather` returned.
     Gather = 1,
+    /// A task group.
+    Group = 2,
 }
 
 impl Listener {
@@ -31,6 +34,7 @@ impl Listener {
     pub fn from_number(number: u8) -> Option<Listener> {
         match number {
             1 => Some(Listener::Gather),
+            2 => Some(Listener::Group),
             _ => None,
         }
     }
@@ -40,6 +44,7 @@ impl Listener {
     pub fn tell(self, target: Obj<'_>, future: Obj<'_>) -> R<()> {
         match self {
             Listener::Gather => gathering::child_done(target, future),
+            Listener::Group => task_group::task_done(target, future),
         }
     }
 
@@ -47,6 +52,7 @@ impl Listener {
     pub fn callback(self, target: Obj<'_>) -> R<Ref> {
         match self {
             Listener::Gather => gathering::callback(target),
+            Listener::Group => target.getattr(state().names._on_task_done.obj()),
         }
     }
 }

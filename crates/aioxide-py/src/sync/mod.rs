@@ -28,6 +28,8 @@ mod queue_class;
 mod queue_items;
 mod semaphore;
 mod sleep;
+mod task_group;
+mod task_group_class;
 
 pub use listener::Listener;
 
@@ -49,6 +51,8 @@ pub struct Families {
     pub priority_queue: Family,
     pub lifo_queue: Family,
     pub queue_errors: queue::Errors,
+    pub task_group: Family,
+    pub task_group_rules: task_group::Rules,
     pub quirks: Quirks,
 }
 
@@ -87,6 +91,7 @@ impl Families {
     pub fn new(maker: Obj<'_>) -> R<Families> {
         let semaphore = semaphore::build(maker)?;
         let queue = queue_class::build(maker)?;
+        let task_group_rules = task_group::Rules::read(stock(c"TaskGroup")?.obj())?;
         Ok(Families {
             lock: lock::build(maker)?,
             event: event::build(maker)?,
@@ -99,12 +104,14 @@ impl Families {
             lifo_queue: queue_class::build_lifo(&queue)?,
             queue,
             queue_errors: queue::Errors::find()?,
+            task_group: task_group_class::build(maker, &task_group_rules)?,
+            task_group_rules,
             quirks: Quirks::probe()?,
         })
     }
 
     /// The classes that users see, which answer `isinstance` for asyncio's.
-    pub fn leaves(&self) -> [(&'static std::ffi::CStr, &Ref); 9] {
+    pub fn leaves(&self) -> [(&'static std::ffi::CStr, &Ref); 10] {
         [
             (c"Lock", &self.lock.leaf),
             (c"Event", &self.event.leaf),
@@ -115,6 +122,7 @@ impl Families {
             (c"Queue", &self.queue.leaf),
             (c"PriorityQueue", &self.priority_queue.leaf),
             (c"LifoQueue", &self.lifo_queue.leaf),
+            (c"TaskGroup", &self.task_group.leaf),
         ]
     }
 }

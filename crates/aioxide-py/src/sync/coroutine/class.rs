@@ -44,7 +44,10 @@ unsafe extern "C" fn am_send(
 }
 
 /// A null return without an exception means "returned None", which saves the exception.
-unsafe extern "C" fn iternext(coroutine: *mut PyObject) -> *mut PyObject {
+///
+/// # Safety
+/// Called with a live coroutine.
+pub(super) unsafe extern "C" fn iternext(coroutine: *mut PyObject) -> *mut PyObject {
     // SAFETY: the interpreter passes a live instance.
     let coroutine = unsafe { Obj::from_ptr(coroutine) };
     let mut returned_none = false;
@@ -65,7 +68,10 @@ unsafe extern "C" fn iternext(coroutine: *mut PyObject) -> *mut PyObject {
 }
 
 /// `am_await`: a coroutine is its own iterator, for one awaiter at a time.
-unsafe extern "C" fn am_await(coroutine: *mut PyObject) -> *mut PyObject {
+///
+/// # Safety
+/// Called with a live coroutine.
+pub(super) unsafe extern "C" fn am_await(coroutine: *mut PyObject) -> *mut PyObject {
     // SAFETY: the interpreter passes a live instance.
     let coroutine = unsafe { Obj::from_ptr(coroutine) };
     crate::ffi::error::guard(|| match fields(coroutine).phase() {
@@ -83,11 +89,11 @@ fn value_or_stop(sent: Sent) -> R<Ref> {
     }
 }
 
-fn method_send(coroutine: Obj<'_>, value: Obj<'_>) -> R<Ref> {
+pub(super) fn method_send(coroutine: Obj<'_>, value: Obj<'_>) -> R<Ref> {
     send(coroutine, value).and_then(value_or_stop)
 }
 
-fn method_throw(coroutine: Obj<'_>, args: Args<'_>) -> R<Ref> {
+pub(super) fn method_throw(coroutine: Obj<'_>, args: Args<'_>) -> R<Ref> {
     if let Some(first) = args.positional().first() {
         check_exception(*first)?;
     }
@@ -227,6 +233,17 @@ unsafe fn free(coroutine: *mut PyObject) {
     }
 }
 
+/// `__await__()`; `await` uses the slot of that name, so the method must not come from there.
+fn await_method() -> c::PyMethodDef {
+    let mut method = noargs!(
+        c"__await__",
+        super::wrapper::create,
+        c"An iterator over the coroutine; `await` does without."
+    );
+    method.ml_flags |= c::METH_COEXIST;
+    method
+}
+
 /// Creates the type, and tells `collections.abc` that it is a coroutine.
 pub fn build_type() -> R<Ref> {
     let weakrefs = OFFSET + std::mem::offset_of!(Fields, weakrefs);
@@ -243,6 +260,7 @@ pub fn build_type() -> R<Ref> {
         .slot(c::Py_am_send, am_send as *mut _)
         .weakrefs(weakrefs)
         .methods([
+            await_method(),
             onearg!(
                 c"send",
                 method_send,
