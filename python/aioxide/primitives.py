@@ -28,12 +28,19 @@ TABLE: dict[str, tuple[str, ...]] = {
     "PriorityQueue": ("queues",),
     "Queue": ("queues",),
     "Semaphore": ("locks",),
-    "TaskGroup": ("taskgroups",),
-    "gather": ("tasks",),
     "StreamReader": ("streams",),
     "StreamReaderProtocol": ("streams",),
     "StreamWriter": ("streams",),
+    "TaskGroup": ("taskgroups",),
+    "Timeout": ("timeouts",),
+    "gather": ("tasks",),
+    "shield": ("tasks",),
     "sleep": ("tasks", "streams"),
+    "timeout": ("timeouts",),
+    "timeout_at": ("timeouts",),
+    "to_thread": ("threads",),
+    "wait": ("tasks",),
+    "wait_for": ("tasks",),
 }
 
 #: Name -> the native object.

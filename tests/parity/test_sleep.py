@@ -107,6 +107,7 @@ def test_protocol_of_the_coroutine(lib):
     assert weakref.ref(coro)() is coro
     lib.catch(coro.send, "not None")
     waiting = coro.__await__()
+    assert iter(waiting) is waiting
     lib.note(next(waiting))
     lib.catch(waiting.send, None)
     for error in (ValueError("thrown"), KeyboardInterrupt):
@@ -114,6 +115,11 @@ def test_protocol_of_the_coroutine(lib):
         coro.send(None)
         lib.catch(coro.throw, error)
         lib.catch(coro.send, None)
+    lib.note(list(asyncio.sleep(0).__await__()))
+    waiting = asyncio.sleep(0).__await__()
+    lib.note(waiting.send(None))
+    lib.catch(waiting.throw, ValueError("thrown"))
+    lib.note(asyncio.sleep(0).__await__().close())
     coro = asyncio.sleep(0)
     lib.catch(coro.throw, LookupError("before it began"))
     coro = asyncio.sleep(0)

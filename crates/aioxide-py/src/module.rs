@@ -55,7 +55,7 @@ fn native_tasks(_module: Obj<'_>) -> R<Ref> {
 }
 
 fn methods() -> Vec<c::PyMethodDef> {
-    vec![
+    let own = [
         crate::ffi::class::varargs!(
             c"gather",
             crate::sync::gather::gather,
@@ -78,8 +78,12 @@ fn methods() -> Vec<c::PyMethodDef> {
             native_tasks,
             c"Every native task that may be pending, for asyncio.all_tasks."
         ),
-        c::PyMethodDef::zeroed(),
-    ]
+    ];
+    own.into_iter()
+        .chain(crate::sync::methods())
+        .map(crate::ffi::class::with_text_signature)
+        .chain([c::PyMethodDef::zeroed()])
+        .collect()
 }
 
 fn is_main_interpreter() -> bool {

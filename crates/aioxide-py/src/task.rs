@@ -35,7 +35,7 @@ mod cancel;
 mod class;
 mod wait;
 
-pub use cancel::cancel;
+pub use cancel::{cancel, cancel_any, cancelling_of, uncancel_of};
 pub use class::{build_type, step_callback, wakeup_callback};
 pub use wait::{add_edge, cancel_awaited, discard_edge};
 

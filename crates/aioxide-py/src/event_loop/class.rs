@@ -55,7 +55,7 @@ impl LoopFields {
             stopping: Cell::new(false),
             debug: Cell::new(false),
             hold_tasks: Cell::new(true),
-            direct: Cell::new(true),
+            direct: Cell::default(),
             makes_futures: Cell::new(true),
             makes_tasks: Cell::new(true),
             own_clock: RefCell::new(None),

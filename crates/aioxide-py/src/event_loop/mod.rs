@@ -147,14 +147,23 @@ pub struct LoopFields {
     stopping: Cell<bool>,
     debug: Cell<bool>,
     hold_tasks: Cell<bool>,
-    /// No Python subclass replaced `call_soon`, so futures and tasks may skip it.
-    direct: Cell<bool>,
+    /// What Python code replaced.
+    direct: Cell<Direct>,
     /// No Python code replaced `create_future`.
     makes_futures: Cell<bool>,
     /// Nobody replaced `create_task`.
     makes_tasks: Cell<bool>,
     /// Where Python code replaced `time`: a virtual clock that follows it.
     own_clock: RefCell<Option<Clock>>,
+}
+
+/// Which methods no Python code replaced, so that native code may skip them.
+#[derive(Copy, Clone, Default)]
+struct Direct {
+    /// `call_soon`.
+    calls: bool,
+    /// `call_at`, `call_later` and `call_soon`.
+    timers: bool,
 }
 
 /// What sends a transport's collected writes.
@@ -222,7 +231,13 @@ impl LoopFields {
     /// Whether native code may put entries into the queue without calling `call_soon`.
     #[inline]
     pub fn is_direct(&self) -> bool {
-        self.direct.get()
+        self.direct.get().calls
+    }
+
+    /// Whether native code may set timers without calling `call_at` or `call_later`.
+    #[inline]
+    pub fn has_plain_timers(&self) -> bool {
+        self.direct.get().timers
     }
 
     /// Whether the loop keeps its tasks alive.
@@ -291,6 +306,8 @@ impl LoopFields {
         let noticed = [
             &names.time,
             &names.call_soon,
+            &names.call_at,
+            &names.call_later,
             &names.create_future,
             &names.create_task,
         ];
@@ -304,7 +321,10 @@ impl LoopFields {
     /// `notice_set`: those are then asked and called, as asyncio's own code would.
     fn notice_overrides(&self) -> R<()> {
         let names = &state().names;
-        self.direct.set(!self.overrides(&names.call_soon)?);
+        let calls = !self.overrides(&names.call_soon)?;
+        let timers =
+            calls && !self.overrides(&names.call_at)? && !self.overrides(&names.call_later)?;
+        self.direct.set(Direct { calls, timers });
         let own_futures = self.overrides(&names.create_future)?;
         self.makes_futures.set(!own_futures);
         let own_tasks = self.overrides(&names.create_task)?;

@@ -8,6 +8,7 @@
 use aioxide_core::backend::Backend;
 
 use super::{Entry, LoopFields, fields};
+use crate::ffi::builtin::add;
 use crate::ffi::call::float;
 use crate::ffi::object::none_ref;
 use crate::ffi::{Args, Obj, R, Raised, Ref};
@@ -137,7 +138,8 @@ impl LoopFields {
         state().asyncio.check_callback.obj().call(&args).map(drop)
     }
 
-    fn call_at(&self, when: f64, callback: &Callback<'_>) -> R<Ref> {
+    /// `loop.call_at`.
+    pub fn call_at(&self, when: f64, callback: &Callback<'_>) -> R<Ref> {
         self.check_open()?;
         if self.debug.get() {
             self.check_thread()?;
@@ -261,7 +263,11 @@ pub fn call_later(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
         return Err(Raised::type_error("delay must not be None"));
     }
     let this = fields(event_loop);
-    let when = this.time()? + delay.to_f64()?;
+    let when = if delay.is_exact_float() || delay.is_exact_int() {
+        this.time()? + delay.to_f64()?
+    } else {
+        add(float(this.time()?)?.obj(), delay)?.obj().to_f64()?
+    };
     this.call_at(when, &callback)
 }
 

@@ -81,6 +81,42 @@ pub fn floor_divide(left: Obj<'_>, right: Obj<'_>) -> R<Ref> {
     unsafe { Ref::steal(c::PyNumber_FloorDivide(left.ptr(), right.ptr())) }
 }
 
+/// Whether the object is exactly a list, tuple, set or dict.
+pub fn is_plain_collection(object: Obj<'_>) -> bool {
+    // SAFETY: alive.
+    unsafe {
+        c::PyList_CheckExact(object.ptr()) != 0
+            || c::PyTuple_CheckExact(object.ptr()) != 0
+            || c::PyAnySet_CheckExact(object.ptr()) != 0
+            || c::PyDict_CheckExact(object.ptr()) != 0
+    }
+}
+
+/// `set()`.
+pub fn set_new() -> R<Ref> {
+    // SAFETY: null means empty.
+    unsafe { Ref::steal(c::PySet_New(std::ptr::null_mut())) }
+}
+
+/// `set(iterable)`.
+pub fn set_from(iterable: Obj<'_>) -> R<Ref> {
+    // SAFETY: alive.
+    unsafe { Ref::steal(c::PySet_New(iterable.ptr())) }
+}
+
+/// `set.add(item)`.
+pub fn set_add(set: Obj<'_>, item: Obj<'_>) -> R<()> {
+    // SAFETY: both alive.
+    check(unsafe { c::PySet_Add(set.ptr(), item.ptr()) })
+}
+
+/// `item in container`.
+pub fn contains(container: Obj<'_>, item: Obj<'_>) -> R<bool> {
+    // SAFETY: both alive.
+    let status = unsafe { c::PySequence_Contains(container.ptr(), item.ptr()) };
+    check(status).map(|()| status != 0)
+}
+
 /// `left * right`.
 pub fn multiply(left: Obj<'_>, right: Obj<'_>) -> R<Ref> {
     // SAFETY: both alive.

@@ -181,7 +181,7 @@ pub fn generic_alias() -> c::PyMethodDef {
 ///
 /// A docstring may begin with a line `($self, /, ...)`; methods with no or one argument get theirs
 /// by themselves.
-fn with_text_signature(mut method: c::PyMethodDef) -> c::PyMethodDef {
+pub fn with_text_signature(mut method: c::PyMethodDef) -> c::PyMethodDef {
     // SAFETY: table entries hold static C strings.
     let (name, doc) = unsafe {
         (
@@ -219,6 +219,14 @@ pub fn dict_attribute() -> c::PyGetSetDef {
 pub fn type_version(object: Obj<'_>) -> u32 {
     // SAFETY: an object keeps its type alive.
     unsafe { (*object.type_ptr()).tp_version_tag }
+}
+
+/// The version of a type: changes whenever the type or a base changes. 0: it has none at the
+/// moment.
+#[inline]
+pub fn type_version_of(class: Obj<'_>) -> u32 {
+    // SAFETY: the caller passes a type object.
+    unsafe { (*class.ptr().cast::<c::PyTypeObject>()).tp_version_tag }
 }
 
 /// A method table entry; used by the macros below.

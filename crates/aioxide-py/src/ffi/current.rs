@@ -94,6 +94,28 @@ fn leave_dict(event_loop: Obj<'_>, task: Obj<'_>) -> R<()> {
     super::error::check(unsafe { c::PyDict_DelItem(tasks.ptr(), event_loop.ptr()) })
 }
 
+/// The loop that runs on this thread; RuntimeError if none does. *Source*:
+/// `asyncio.get_running_loop`.
+#[inline]
+pub fn loop_required() -> R<Ref> {
+    state().asyncio.get_running_loop.obj().call0()
+}
+
+/// The current task of the loop that runs on this thread. *Source*: `asyncio.current_task`.
+#[inline]
+pub fn task_of(event_loop: Obj<'_>) -> R<Option<Ref>> {
+    let slot = thread_slot();
+    if !slot.is_null() {
+        // SAFETY: a word of this thread's state, which owns its reference or is null.
+        return Ok(unsafe { Obj::from_nullable(*slot) }.map(Obj::to_ref));
+    }
+    if let Some(tasks) = &state().current_tasks {
+        return super::builtin::dict_get(tasks.obj(), event_loop);
+    }
+    let task = state().asyncio.current_task.obj().call1(event_loop)?;
+    Ok((!task.obj().is_none()).then_some(task))
+}
+
 /// Makes `task` (or no task, for `None`) current and returns what was current before, for eager
 /// starts inside a running task. *Source*: `asyncio.tasks._swap_current_task`.
 pub fn swap(event_loop: Obj<'_>, task: Obj<'_>) -> R<Ref> {

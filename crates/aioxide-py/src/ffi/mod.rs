@@ -14,6 +14,7 @@ pub mod class;
 pub mod context;
 pub mod current;
 pub mod error;
+pub mod exception;
 pub mod function;
 pub mod layout;
 pub mod object;

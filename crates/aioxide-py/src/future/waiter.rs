@@ -7,7 +7,7 @@
 
 use super::FutureFields;
 use crate::ffi::class::Visitor;
-use crate::ffi::{R, Ref, Slot, context};
+use crate::ffi::{Obj, R, Ref, Slot, context};
 use crate::sync::Listener;
 use crate::task;
 
@@ -88,6 +88,21 @@ impl FutureFields {
             How::Call(run_context) => self.first.context.set(Some(run_context)),
             How::Tell(listener) => self.first_kind.set(listener.number()),
         }
+    }
+
+    /// Takes a native object out of the waiters; false if it is not among them.
+    pub fn remove_listener(&self, target: Obj<'_>, listener: Listener) -> bool {
+        let is_it = |waiter: &Waiter| {
+            waiter.target.obj().is(target)
+                && matches!(waiter.how, How::Tell(other) if other == listener)
+        };
+        let (first, more) = self.take_waiters();
+        let (found, kept): (Vec<Waiter>, Vec<Waiter>) = first
+            .into_iter()
+            .chain(more.into_iter().flat_map(|more| *more))
+            .partition(is_it);
+        self.put_waiters(kept);
+        !found.is_empty()
     }
 
     /// Takes all waiters, in the order in which they came.

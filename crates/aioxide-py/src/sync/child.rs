@@ -57,6 +57,40 @@ pub fn result(child: Obj<'_>) -> R<Ref> {
     child.call_method0(state().names.result.obj())
 }
 
+/// `future.result()`, whatever the outcome; InvalidStateError while it is pending.
+#[inline]
+pub fn outcome(child: Obj<'_>) -> R<Ref> {
+    if future::is_native(child) {
+        return future::result(child);
+    }
+    child.call_method0(state().names.result.obj())
+}
+
+/// `future.set_exception(exception)`.
+pub fn set_exception(child: Obj<'_>, exception: Obj<'_>) -> R<()> {
+    if child.type_ptr() == state().future_type {
+        return future::set_exception(child, exception);
+    }
+    let name = state().names.set_exception.obj();
+    child.call_method1(name, exception).map(drop)
+}
+
+/// `asyncio.ensure_future(given)`, or `ensure_future(given, loop=event_loop)`.
+pub fn ensure_future(given: Obj<'_>, event_loop: Option<Obj<'_>>) -> R<Ref> {
+    let function = state().asyncio.ensure_future.obj();
+    let Some(event_loop) = event_loop else {
+        return if future::is_native(given) {
+            Ok(given.to_ref())
+        } else {
+            function.call1(given)
+        };
+    };
+    if future::is_native(given) && future::fields(given).event_loop.ptr() == event_loop.ptr() {
+        return Ok(given.to_ref());
+    }
+    function.call_kw(&[given, event_loop], state().kw_loop.obj())
+}
+
 /// `future._make_cancelled_error()`.
 pub fn make_cancelled_error(child: Obj<'_>) -> R<Ref> {
     if future::is_native(child) {
@@ -98,6 +132,19 @@ pub fn listen(child: Obj<'_>, target: Obj<'_>, listener: Listener) -> R<()> {
     }
     let callback = listener.callback(target)?;
     let name = state().names.add_done_callback.obj();
+    child.call_method1(name, callback.obj()).map(drop)
+}
+
+/// Undoes `listen`.
+pub fn unlisten(child: Obj<'_>, target: Obj<'_>, listener: Listener) -> R<()> {
+    if future::is_native(child) {
+        let this = future::fields(child);
+        if !this.is_pending() || this.remove_listener(target, listener) {
+            return Ok(());
+        }
+    }
+    let callback = listener.callback(target)?;
+    let name = state().names.remove_done_callback.obj();
     child.call_method1(name, callback.obj()).map(drop)
 }
 

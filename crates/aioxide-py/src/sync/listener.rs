@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{gathering, task_group};
+use super::{gathering, release, shield, task_group, wait};
 use crate::ffi::{Obj, R, Ref};
 use crate::state::state;
 
@@ -20,6 +20,16 @@ pub enum Listener {
     Gather = 1,
     /// A task group.
     Group = 2,
+    /// A future that somebody awaits until another one is done.
+    Release = 3,
+    /// The cell of a `wait`.
+    Wait = 4,
+    /// The cell of a `shield`, to be told by the inner future: who awaits it.
+    ShieldEdge = 5,
+    /// The cell of a `shield`, to be told by the inner future.
+    ShieldInner = 6,
+    /// The cell of a `shield`, to be told by the outer future.
+    ShieldOuter = 7,
 }
 
 impl Listener {
@@ -35,6 +45,11 @@ impl Listener {
         match number {
             1 => Some(Listener::Gather),
             2 => Some(Listener::Group),
+            3 => Some(Listener::Release),
+            4 => Some(Listener::Wait),
+            5 => Some(Listener::ShieldEdge),
+            6 => Some(Listener::ShieldInner),
+            7 => Some(Listener::ShieldOuter),
             _ => None,
         }
     }
@@ -45,6 +60,11 @@ impl Listener {
         match self {
             Listener::Gather => gathering::child_done(target, future),
             Listener::Group => task_group::task_done(target, future),
+            Listener::Release => release::release(target),
+            Listener::Wait => wait::completed(target, future),
+            Listener::ShieldEdge => shield::clear_edge(target, future),
+            Listener::ShieldInner => shield::inner_done(target, future),
+            Listener::ShieldOuter => shield::outer_done(target),
         }
     }
 
@@ -53,6 +73,11 @@ impl Listener {
         match self {
             Listener::Gather => gathering::callback(target),
             Listener::Group => target.getattr(state().names._on_task_done.obj()),
+            Listener::Release => release::callback(target),
+            Listener::Wait => wait::callback(target),
+            Listener::ShieldEdge => shield::CLEAR_EDGE.bind(target),
+            Listener::ShieldInner => shield::INNER_DONE.bind(target),
+            Listener::ShieldOuter => shield::OUTER_DONE.bind(target),
         }
     }
 }

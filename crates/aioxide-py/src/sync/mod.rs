@@ -10,6 +10,7 @@
 
 mod barrier;
 mod bound;
+mod cell;
 pub mod child;
 mod condition;
 mod condition_class;
@@ -26,17 +27,32 @@ mod managed;
 mod queue;
 mod queue_class;
 mod queue_items;
+mod release;
 mod semaphore;
+mod shield;
 mod sleep;
 mod task_group;
 mod task_group_class;
+mod timeout;
+mod timeout_class;
+mod to_thread;
+mod wait;
+mod wait_for;
+mod waiting;
 
+pub use cell::build_type as build_cell_type;
 pub use listener::Listener;
+pub use timeout::Timeouts;
+pub use timeout_class::build as build_timeouts;
+pub use waiting::Waiting;
 
 use bound::{Family, stock};
+use pyo3_ffi as c;
 
 use crate::ffi::call::{int, interned, text};
+use crate::ffi::class::varargs;
 use crate::ffi::{Obj, R, Ref};
+use crate::state::state;
 
 /// The native locks and queues, and how the running version's behave.
 pub struct Families {
@@ -127,10 +143,29 @@ impl Families {
     }
 }
 
+/// The module's functions of this room that return no coroutine.
+pub fn methods() -> impl Iterator<Item = c::PyMethodDef> {
+    timeout_class::methods().into_iter().chain([varargs!(
+        c"shield",
+        shield::shield,
+        c"($module, /, arg)\nWait for a future, shielding it from cancellation."
+    )])
+}
+
 /// Adds to the module what it exports of this room.
 pub fn export(module: Obj<'_>) -> R<()> {
-    for (name, class) in crate::state::state().sync.leaves() {
+    for (name, class) in state().sync.leaves() {
         module.setattr(interned(name)?.obj(), class.obj())?;
     }
-    function::export(module, &[&sleep::SLEEP])
+    let timeout = interned(c"Timeout")?;
+    module.setattr(timeout.obj(), state().timeouts.leaf.obj())?;
+    function::export(
+        module,
+        &[
+            &sleep::SLEEP,
+            &to_thread::TO_THREAD,
+            &wait::WAIT,
+            &wait_for::WAIT_FOR,
+        ],
+    )
 }

@@ -8,6 +8,7 @@
 
 use super::{TaskFields, fields, wait};
 use crate::ffi::{Obj, R, Raised, Ref};
+use crate::future;
 use crate::state::state;
 
 /// Requests cancellation: of what the task waits for, or at its next step. False if it is done.
@@ -51,7 +52,50 @@ pub fn cancel(task: Obj<'_>, message: Option<Ref>) -> R<bool> {
     Ok(true)
 }
 
+/// `task.cancel()`, for a task or future of any make.
+pub fn cancel_any(task: Obj<'_>) -> R<bool> {
+    if task.type_ptr() == state().task_type {
+        return cancel(task, None);
+    }
+    if task.type_ptr() == state().future_type {
+        return future::cancel_future(task, None);
+    }
+    let cancelled = task.call_method0(state().names.cancel.obj())?;
+    cancelled.obj().is_true()
+}
+
+/// `task.cancelling()`, for a task of any make.
+#[inline]
+pub fn cancelling_of(task: Obj<'_>) -> R<i64> {
+    if task.type_ptr() == state().task_type {
+        return Ok(fields(task).cancels_requested.get());
+    }
+    let requested = task.call_method0(state().names.cancelling.obj())?;
+    requested.obj().to_i64()
+}
+
+/// `task.uncancel()`, for a task of any make.
+pub fn uncancel_of(task: Obj<'_>) -> R<i64> {
+    if task.type_ptr() == state().task_type {
+        fields(task).withdraw_cancel();
+        return Ok(fields(task).cancels_requested.get());
+    }
+    let requested = task.call_method0(state().names.uncancel.obj())?;
+    requested.obj().to_i64()
+}
+
 impl TaskFields {
+    /// Takes one request back.
+    pub fn withdraw_cancel(&self) {
+        let requested = self.cancels_requested.get();
+        if requested > 0 {
+            self.cancels_requested.set(requested - 1);
+            if requested == 1 && state().quirks.uncancel_clears_must_cancel {
+                self.must_cancel.set(false);
+            }
+        }
+    }
+
     /// Counts a request; false if the task is done.
     fn request_cancel(&self) -> bool {
         self.future.log_traceback.set(false);

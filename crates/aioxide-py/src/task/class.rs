@@ -26,14 +26,7 @@ fn cancelling(task: Obj<'_>) -> R<Ref> {
 }
 
 fn uncancel(task: Obj<'_>) -> R<Ref> {
-    let this = fields(task);
-    let requested = this.cancels_requested.get();
-    if requested > 0 {
-        this.cancels_requested.set(requested - 1);
-        if requested == 1 && state().quirks.uncancel_clears_must_cancel {
-            this.must_cancel.set(false);
-        }
-    }
+    fields(task).withdraw_cancel();
     cancelling(task)
 }
 
