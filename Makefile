@@ -9,9 +9,10 @@ BENCH_ARGS ?=
 FUZZ_SECONDS ?= 20
 SOAK_SECONDS ?= 900
 SOAK_ARGS ?=
-PEERS ?= uvloop rloop rsloop zuvloop
 # The releases that the claims of tests/asked are about; they change together.
 PEERS_ASKED := uvloop==0.23.0 rloop==0.5.0 rsloop==0.1.66 zuvloop==0.0.17
+# What the benchmark compares with.
+PEERS ?= $(PEERS_ASKED) aiofastnet==1.2.0
 
 PY := $(VENV)/bin/python
 STAMPS := $(VENV)/.stamps
@@ -58,7 +59,8 @@ $(STAMPS)/uvloop: pyproject.toml $(STAMPS)/venv
 	@touch $@
 
 # Peers are measured where they exist: not every one has a wheel for every Python.
-$(STAMPS)/bench: $(STAMPS)/test
+$(STAMPS)/bench: Makefile $(STAMPS)/test
+	$(PIP) --group bench
 	@for peer in $(PEERS); do \
 	  $(PIP) --only-binary :all: $$peer 2>/dev/null || echo "bench: no $$peer for this Python"; done
 	@touch $@
@@ -179,11 +181,16 @@ docs: ## Builds the core's API documentation; a broken link is an error
 
 # In an environment of its own: servers take uvloop unasked where they find it.
 .PHONY: bench
-bench: ## Prints the table of benchmarks, against the peers that this Python can install
-	@$(MAKE) --no-print-directory run-bench VENV=.venvs/bench
+bench: ## Measures every loop that this Python can install, in ten minutes: report, JSON, picture
+	@$(MAKE) --no-print-directory run-bench VENV=.venvs/bench-$$($(PYTHON) -c \
+	  'import sys; print("%d.%d" % sys.version_info[:2])')
+
+.PHONY: bench-full
+bench-full: ## The same with every case, size and number of connections; takes hours
+	@$(MAKE) --no-print-directory bench BENCH_ARGS="--full $(BENCH_ARGS)"
 
 .PHONY: run-bench
-run-bench: build $(STAMPS)/bench
+run-bench: build servers $(STAMPS)/bench
 	$(PY) -P benches/run.py $(BENCH_ARGS)
 
 .PHONY: all

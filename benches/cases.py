@@ -46,7 +46,7 @@ class Effort:
 EFFORTS = {
     "quick": Effort("quick", 1, 0.03, 250),
     "short": Effort("short", 3, 0.03, 300),
-    "full": Effort("full", 9, 0.2, 2000),
+    "full": Effort("full", 5, 0.1, 1000),
 }
 
 
@@ -69,11 +69,15 @@ class Case:
     primitives: bool = False
     # Where one round is long: at most so many in the short form.
     short_rounds: int | None = None
+    # Where rounds do not differ: at most so many in any form.
+    rounds_max: int | None = None
     # The metrics that decide who is ahead; the first if not said.
     compared: tuple[Metric, ...] = ()
 
     def rounds(self, effort: Effort) -> int:
         """Return how many rounds the case is worth."""
+        if self.rounds_max is not None:
+            return min(self.rounds_max, effort.rounds)
         if self.short_rounds is not None and effort.form != "full":
             return min(self.short_rounds, effort.rounds)
         return effort.rounds

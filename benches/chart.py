@@ -20,7 +20,7 @@ COLOURS = {
     loops.FASTNET: "#17becf",
 }
 # What does not compete: limits and what one may know.
-ASIDE = "#bbbbbb"
+ASIDE = "#999999"
 LINE_INCHES = 0.23
 HEAD_INCHES = 1.4
 WIDTH_INCHES = 10.0
@@ -43,8 +43,11 @@ def draw_line(axes: Any, line: Line, height: int, seen: set[str]) -> None:
         label = None if entrant in seen else entrant
         value = relative(line, entrant)
         if value is not None:
-            marker = "|" if aside and entrant == line.limit() else "D" if aside else "o"
-            axes.plot(value, height, marker, color=colour, label=label, zorder=order, markersize=6)
+            marker = "o" if not aside else "|" if entrant == line.limit() else "D"
+            size = 10 if marker == "|" else 5
+            axes.plot(
+                value, height, marker, color=colour, label=label, zorder=order, markersize=size
+            )
         elif entrant in line.failures:
             where = axes.get_yaxis_transform()
             axes.plot(0.004, height, "x", color=colour, label=label, transform=where, clip_on=False)
@@ -72,20 +75,21 @@ def draw(lines: Sequence[Line], title: str, path: Path) -> list[Path]:
     seen: set[str] = set()
     for number, line in enumerate(lines):
         draw_line(axes, line, -number, seen)
-    axes.set_yticks([-number for number in range(len(lines))], [line.title for line in lines])
+    titles = [line.title.replace("`", "") for line in lines]
+    axes.set_yticks([-number for number in range(len(lines))], titles)
     axes.tick_params(axis="y", labelsize=7)
     axes.set_ylim(-len(lines) + 0.5, 0.5)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks(lambda value, _: f"{value:g}x")
+    axes.tick_params(axis="x", which="both", labelsize=7)
     axes.grid(axis="x", which="both", linewidth=0.3)
-    axes.set_xlabel("times as good as asyncio (farther right is better); x at the left: failed")
+    axes.set_xlabel("times as good as asyncio: right is better; crosses at the left failed")
     axes.set_title(title, fontsize=9)
-    axes.legend(
-        loc="lower center",
-        bbox_to_anchor=(0.4, 1.0 + 0.35 / max(1, len(lines))),
-        ncols=5,
-        fontsize=7,
-        frameon=False,
-    )
+    marks, names = axes.get_legend_handles_labels()
+    by_name = dict(zip(names, marks, strict=True))
+    ordered = [name for name in (*COLOURS, *sorted(set(names) - set(COLOURS))) if name in by_name]
+    handles = [by_name[name] for name in ordered]
+    figure.legend(handles, ordered, loc="outside upper center", ncols=6, fontsize=7, frameon=False)
     written = []
     for kind in FORMATS:
         target = Path(f"{path}.{kind}")

@@ -70,7 +70,7 @@ def make() -> list[cases.Case]:
                 made.append(
                     cases.Case(
                         f"echo-{name}-{size_title.replace(' ', '')}-{connections}",
-                        f"{title}, {size_title}, {connections} conn.",
+                        f"echo: {title}, {size_title}, {connections} conn.",
                         METRICS,
                         partial(measure, transport, style, size, connections),
                         beside=(load.LIMIT, load.NODE),

@@ -10,6 +10,7 @@ import cases
 import collect
 import echo
 import inside
+import instructions
 import memory
 import pending
 import start
@@ -74,6 +75,14 @@ FAMILIES = (
         "Servers under a C client that keeps its connections; clients in one process, their "
         "counterpart (C, PostgreSQL, Redis) on the other core.",
         applications.CASES,
+    ),
+    Family(
+        "instructions",
+        "Instructions of applications",
+        "Per request or operation, counted by callgrind: what the same application needs in "
+        "user space on each loop, and how much of that is in the loop's own library (asyncio's "
+        "is mostly Python, and not told apart). Lower is better.",
+        instructions.CASES,
     ),
     Family(
         "memory",

@@ -1,8 +1,13 @@
-"""Instructions per operation of a row, counted by callgrind: repeatable where times are not.
+"""Instructions per operation of a row or application, counted by callgrind: repeatable, no noise.
 
-`python benches/instructions.py sleep0 --loops aioxide asyncio --top 15`. A row runs twice under
-valgrind with different counts; the difference of the instruction totals, divided by the
+`python benches/instructions.py sleep0 uvicorn --loops aioxide asyncio --top 15`. Each runs twice
+under valgrind with different counts; the difference of the instructions, divided by the
 difference of the counts, is free of start-up and shut-down. `--top` shows where they are spent.
+
+Of the instructions, those in the loop's own library (a shared object) are said separately: where
+the application itself is most of the cost, they are what the loop adds. asyncio's own are mostly
+Python and cannot be told from the application's; the totals can always be compared. The kernel's
+are not counted.
 """
 
 from __future__ import annotations
@@ -10,79 +15,184 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 # Also where Python was told to leave the script's folder out (`-P`).
 sys.path.insert(0, str(Path(__file__).parent))
 
+import application_rows
+import applications
 import cases
-import inside
+import load
 import loops
 import measure
+import services
 
 HERE = Path(__file__).parent
 COUNTS = (2000, 12000)
+# Requests to a server, or operations of an application's row.
+APPLICATION_COUNTS = (200, 1000)
+CONNECTIONS = 10
 # Valgrind runs about fifty times slower.
-RUN_S_MAX = 300.0
+RUN_S_MAX = 900.0
 # Addresses and hashes decide about collisions in dictionaries: both are held still.
 STILL = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+# How each loop's own library is called in callgrind's output.
+OBJECTS = {
+    loops.CONTROL: r"_asyncio\.",
+    "uvloop": r"/uvloop/",
+    "rloop": r"/rloop/",
+    "zuvloop": r"/zuvloop/",
+    "rsloop": r"/rsloop/",
+    loops.SUBJECT: r"_aioxide\.",
+    loops.SUBJECT_LOOP: r"_aioxide\.",
+}
+ALL = cases.Metric("all", "instructions, all", "instructions")
+OWN = cases.Metric("own", "instructions in the loop's own library", "instructions")
 
 
-def count_instructions(loop: str, name: str, count: int, output: Path) -> int:
-    """Run a row `count` times under callgrind and return all its instructions."""
+def under_callgrind(command: list[str], output: Path) -> list[str]:
+    """Return how to run a command under callgrind."""
+    if shutil.which("valgrind") is None:
+        raise cases.Failure("valgrind is not installed")
+    # Some Pythons are started by a wrapper, therefore with children.
+    tool = ("valgrind", "--tool=callgrind", "--trace-children=yes")
+    return ["setarch", "-R", *tool, f"--callgrind-out-file={output}", *command]
+
+
+def run_row(loop: str, name: str, count: int, output: Path) -> None:
+    """Run a row `count` times under callgrind."""
+    row = measure.find(name)
+    if row.service:
+        services.need(row.service)
+    command = [sys.executable, str(HERE / "measure.py"), loop, name, "--count", str(count)]
     done = subprocess.run(
-        [
-            *("setarch", "-R", "valgrind", "--tool=callgrind"),
-            # Some Pythons are started by a wrapper.
-            *(f"--callgrind-out-file={output}", "--trace-children=yes"),
-            *(sys.executable, str(HERE / "measure.py"), loop, name, "--count", str(count)),
-        ],
+        under_callgrind(command, output),
         capture_output=True,
         text=True,
         timeout=RUN_S_MAX,
         check=False,
         env={**os.environ, **STILL},
     )
-    found = re.search(r"Collected : (\d+)", done.stderr)
-    if done.returncode != 0 or found is None:
-        raise SystemExit(f"{loop}, {name}: {cases.last_line(done.stderr)}")
-    return int(found[1])
+    if done.returncode != 0:
+        raise cases.Failure(complaint(done.stderr))
 
 
-def functions(output: Path, top: int) -> str:
-    """Return the functions that took most, as callgrind_annotate lists them."""
+def run_server(loop: str, name: str, count: int, output: Path) -> None:
+    """Let an application answer `count` requests under callgrind."""
+    _, kind = applications.SERVERS[name]
+    what = load.Load(kind, CONNECTIONS, 1024, requests=count)
+    process = subprocess.Popen(
+        under_callgrind(applications.server_command(name, loop), output),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **STILL},
+    )
+    assert process.stdout is not None
+    try:
+        port = process.stdout.readline().strip()
+        if not port:
+            raise cases.Failure(complaint(process.communicate()[1]))
+        load.apply(f"tcp:{port}", what, process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=RUN_S_MAX)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def complaint(errors: str) -> str:
+    """Return the last line of an error output that is not valgrind's."""
+    return cases.last_line(re.sub(r"^==.*\n?", "", errors, flags=re.MULTILINE)) or "it failed"
+
+
+def functions(output: Path) -> list[tuple[int, str]]:
+    """Return instructions and name of every function, as callgrind_annotate lists them."""
     done = subprocess.run(
-        ["callgrind_annotate", "--auto=no", "--threshold=99", str(output)],
+        ["callgrind_annotate", "--auto=no", "--threshold=100", str(output)],
         capture_output=True,
         text=True,
         check=True,
     )
-    lines = [line for line in done.stdout.splitlines() if re.match(r"\s*[\d,]+ \(", line)]
-    return "\n".join(f"    {line.strip()}" for line in lines[1 : top + 1])
+    found = re.findall(r"^\s*([\d,]+) \([^)]*\)\s+(.*)$", done.stdout, re.MULTILINE)
+    # The first is the total.
+    return [(int(count.replace(",", "")), name) for count, name in found[1:]]
+
+
+def count(loop: str, name: str, top: int = 0) -> tuple[float, float, str]:
+    """Return instructions per operation, those in the loop's library, and the dearest functions."""
+    is_server = name in applications.SERVERS
+    is_application = is_server or name in application_rows.ROWS
+    group = 1 if is_server else measure.find(name).group
+    few, many = (
+        -(-each // group) * group for each in (APPLICATION_COUNTS if is_application else COUNTS)
+    )
+    run = run_server if is_server else run_row
+    totals, owns, listed = [], [], ""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "callgrind.out"
+        for each in (few, many):
+            run(loop, name, each, output)
+            listing = functions(output)
+            totals.append(sum(spent for spent, _ in listing))
+            own = re.compile(OBJECTS[loop])
+            owns.append(sum(spent for spent, where in listing if own.search(where)))
+            listed = "\n".join(f"    {spent:>14,} {where}" for spent, where in listing[:top])
+    difference = many - few
+    return (totals[1] - totals[0]) / difference, (owns[1] - owns[0]) / difference, listed
+
+
+def measure_case(name: str, loop: str, effort: cases.Effort) -> cases.Samples:
+    """Count for the suite."""
+    everything, own, _ = count(loop, name)
+    return {"all": [everything], "own": [own]}
+
+
+CASES = [
+    cases.Case(
+        f"instructions-{name}",
+        f"instructions: {title}",
+        (ALL, OWN),
+        partial(measure_case, name),
+        short=False,
+        primitives=True,
+        rounds_max=1,
+    )
+    for name, title in (
+        *((name, title) for name, (title, _) in applications.SERVERS.items()),
+        *((name, application_rows.ROWS[name].title) for name in ("asyncpg", "redis", "httpx")),
+    )
+]
 
 
 def main() -> None:
     """Count what the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("rows", nargs="+", choices=[*inside.rows.ROWS, *inside.primitive_rows.ROWS])
+    parser.add_argument("rows", nargs="+", help="rows, or applications that serve")
     parser.add_argument("--loops", nargs="+", choices=loops.LOOPS, default=[loops.SUBJECT])
     parser.add_argument("--top", type=int, default=0, help="also list this many functions")
     options = parser.parse_args()
-    print("| row | loop | instructions per operation |\n| --- | --- | --: |")
-    for name in options.rows:
-        group = measure.find(name).group
-        few, many = (-(-count // group) * group for count in COUNTS)
-        for loop in options.loops:
-            with tempfile.TemporaryDirectory() as folder:
-                output = Path(folder) / "callgrind.out"
-                first = count_instructions(loop, name, few, output)
-                second = count_instructions(loop, name, many, output)
-                print(f"| {name} | {loop} | {(second - first) / (many - few):.0f} |", flush=True)
-                if options.top:
-                    print(functions(output, options.top))
+    print("| row | loop | instructions per operation | in the loop's library |")
+    print("| --- | --- | --: | --: |")
+    try:
+        for name in options.rows:
+            for loop in options.loops:
+                try:
+                    everything, own, listed = count(loop, name, options.top)
+                except cases.Failure as error:
+                    raise SystemExit(f"{loop}, {name}: {error}") from None
+                print(f"| {name} | {loop} | {everything:.0f} | {own:.0f} |", flush=True)
+                if listed:
+                    print(listed)
+    finally:
+        services.close()
 
 
 if __name__ == "__main__":

@@ -118,12 +118,12 @@ CASES = [
         short_rounds=1,
     )
     for name, title, transport, style in (
-        ("memory-plain", "plain, Protocol", "tcp", "protocol"),
-        ("memory-plain-streams", "plain, streams", "tcp", "streams"),
-        ("memory-tls", "TLS, Protocol", "tls", "protocol"),
-        ("memory-tls-streams", "TLS, streams", "tls", "streams"),
+        ("memory-plain", "memory: plain, Protocol", "tcp", "protocol"),
+        ("memory-plain-streams", "memory: plain, streams", "tcp", "streams"),
+        ("memory-tls", "memory: TLS, Protocol", "tls", "protocol"),
+        ("memory-tls-streams", "memory: TLS, streams", "tls", "streams"),
     )
-] + [cases.Case("memory-task", f"{TASKS:,} tasks", (TASK,), task)]
+] + [cases.Case("memory-task", f"memory: {TASKS:,} tasks", (TASK,), task)]
 
 
 # --- the measured process -------------------------------------------------------------------------

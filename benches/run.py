@@ -198,7 +198,10 @@ def save(
         for (case, entrant), cell in cells.items()
     ]
     saved = {"environment": record, "effort": dataclasses.asdict(measured), "cells": raw}
-    Path(f"{path}.json").write_text(json.dumps(saved, indent=1) + "\n")
+    # A line for each cell, so that two runs can be compared.
+    lines_of_cells = ",\n".join(json.dumps(cell) for cell in raw)
+    head = json.dumps({key: saved[key] for key in ("environment", "effort")}, indent=1)
+    Path(f"{path}.json").write_text(f'{head[:-2]},\n "cells": [\n{lines_of_cells}\n ]\n}}\n')
 
 
 def main() -> None:

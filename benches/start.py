@@ -65,15 +65,17 @@ def run(loop: str, effort: cases.Effort) -> cases.Samples:
 
 
 CASES = [
-    cases.Case("start-import", "import", (MILLISECONDS,), partial(process, IMPORT), beside=(BARE,)),
+    cases.Case(
+        "start-import", "start: import", (MILLISECONDS,), partial(process, IMPORT), beside=(BARE,)
+    ),
     cases.Case(
         "start-run",
-        "run an empty coroutine",
+        "start: run an empty coroutine",
         (MILLISECONDS,),
         partial(process, RUN),
         beside=(BARE,),
     ),
-    cases.Case("start-again", "run() in a running process", (MICROSECONDS,), run),
+    cases.Case("start-again", "start: run() again in a process", (MICROSECONDS,), run),
 ]
 
 

@@ -69,13 +69,13 @@ def churn_case(name: str, title: str, transport: str, style: str) -> cases.Case:
 
 
 CASES = [
-    bulk_case("bulk-in", "received by a Protocol", "sink", "tcp", "protocol"),
-    bulk_case("bulk-in-streams", "received by a StreamReader", "sink", "tcp", "streams"),
-    bulk_case("bulk-out", "sent by a transport", "source", "tcp", "protocol"),
-    bulk_case("bulk-out-streams", "sent by a StreamWriter", "source", "tcp", "streams"),
-    bulk_case("bulk-in-tls", "received over TLS", "sink", "tls", "protocol"),
-    bulk_case("bulk-out-tls", "sent over TLS", "source", "tls", "protocol"),
-    churn_case("churn", "TCP, Protocol", "tcp", "protocol"),
-    churn_case("churn-streams", "TCP, streams", "tcp", "streams"),
-    churn_case("handshakes", "TLS, full handshake each", "tls", "protocol"),
+    bulk_case("bulk-in", "bulk: received by a Protocol", "sink", "tcp", "protocol"),
+    bulk_case("bulk-in-streams", "bulk: received by a StreamReader", "sink", "tcp", "streams"),
+    bulk_case("bulk-out", "bulk: sent by a transport", "source", "tcp", "protocol"),
+    bulk_case("bulk-out-streams", "bulk: sent by a StreamWriter", "source", "tcp", "streams"),
+    bulk_case("bulk-in-tls", "bulk: received over TLS", "sink", "tls", "protocol"),
+    bulk_case("bulk-out-tls", "bulk: sent over TLS", "source", "tls", "protocol"),
+    churn_case("churn", "connections: TCP, Protocol", "tcp", "protocol"),
+    churn_case("churn-streams", "connections: TCP, streams", "tcp", "streams"),
+    churn_case("handshakes", "handshakes: TLS, Protocol", "tls", "protocol"),
 ]

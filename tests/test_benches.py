@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 
 import cases
+import chart
 import collect
+import families
 import inside
 import lines
 import load
 import loops
+import pending
 import rows
 import tables
 
@@ -64,6 +67,20 @@ def test_our_loop_alone_takes_part_where_it_may_differ() -> None:
     here = [loops.CONTROL, loops.SUBJECT, loops.SUBJECT_LOOP]
     assert collect.entrants(case("a", beside=("limit",)), here) == [*here[:2], "limit"]
     assert collect.entrants(case("a", primitives=True), here) == here
+
+
+def test_what_does_not_vary_is_counted_once() -> None:
+    chosen = [case("a", rounds_max=1, short_rounds=2), case("b", short_rounds=1)]
+    order = [(turn, each.name) for turn, each, _ in collect.schedule(chosen, ["x"], TWO)]
+    assert order == [(0, "a"), (0, "b"), (1, "b")]
+
+
+def test_every_case_has_a_name_of_its_own() -> None:
+    names = [each.name for each in families.CASES]
+    assert len(names) == len(set(names))
+    short = {family.name for family in families.FAMILIES if any(c.short for c in family.cases)}
+    # Callgrind takes longer than the short form may.
+    assert short == {family.name for family in families.FAMILIES} - {"instructions"}
 
 
 # --- failures ---
@@ -145,6 +162,27 @@ def test_table_has_a_column_for_each_entrant() -> None:
     head, _, row = table.splitlines()
     assert head == "|  | asyncio | aioxide | c-epoll | of limit | to asyncio | to best peer |"
     assert row == "| title (requests/s) | 30 | 90 | 100 | 0.90 | 3.00x | 3.00x asyncio |"
+
+
+# --- the picture ---
+
+
+def test_picture_shows_who_failed(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="only the benchmark's environment draws")
+    made = lines.Line("a", "b", TIME, {"asyncio": [2.0], "aioxide": [1.0]}, {"rloop": "no"})
+    drawn = chart.draw([made], "title", tmp_path / "it")
+    assert [each.name for each in drawn] == ["it.svg", "it.png"]
+    assert chart.relative(made, "aioxide") == 2.0
+    assert chart.relative(made, "rloop") is None
+
+
+def test_growth_is_told_where_it_is_too_much() -> None:
+    def cells(ratio: float) -> collect.Cells:
+        grown = {pending.growth_key(row): [ratio] for row in pending.SHORT_ROWS}
+        return {("pending", loops.SUBJECT): collect.Cell([grown])}
+
+    assert pending.remarks(cells(pending.GROWTH_MAX)).endswith("none.")
+    assert "call_later + cancel" in pending.remarks(cells(pending.GROWTH_MAX + 0.1))
 
 
 # --- the whole ---
