@@ -288,6 +288,8 @@ class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
 class TlsProtocol(asyncio.BufferedProtocol):
     max_size: int
     @property
+    def _is_direct(self) -> bool: ...
+    @property
     def _incoming(self) -> ssl.MemoryBIO: ...
     def __init__(
         self,

@@ -18,6 +18,8 @@ pub mod exception;
 pub mod function;
 pub mod layout;
 pub mod object;
+pub mod openssl;
+pub mod openssl_watch;
 pub mod park;
 pub mod raising;
 pub mod registry;

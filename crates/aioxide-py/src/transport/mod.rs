@@ -65,6 +65,9 @@ pub fn is_stream_closing(transport: Obj<'_>) -> bool {
     base::fields(transport).with(|stream| stream.is_closing())
 }
 
+/// A place for ciphertext that grew beyond this is not kept.
+const CIPHER_BYTES_MAX: usize = 256 * 1024;
+
 /// What all transports of one loop share; lives in the loop.
 #[derive(Default)]
 pub struct PerLoop {
@@ -74,6 +77,8 @@ pub struct PerLoop {
     batch: RefCell<Option<Box<ReceiveBatch>>>,
     /// A `bytearray` where TLS plaintext is collected, made at the first need.
     plain: RefCell<Option<Ref>>,
+    /// Where TLS ciphertext waits while it is sent; taken out meanwhile.
+    cipher: RefCell<Vec<u8>>,
     /// The transport that uses each descriptor, not kept alive by this table.
     by_fd: RefCell<HashMap<RawFd, *mut PyObject>>,
 }
@@ -140,6 +145,18 @@ impl PerLoop {
     fn take_plain(&self, len: usize) -> R<Ref> {
         let kept = self.plain.borrow_mut().take();
         kept.map_or_else(|| bytes::new_array(len), Ok)
+    }
+
+    /// Takes the place for ciphertext that leaves out, empty; give it back by `put_cipher`.
+    fn take_cipher(&self) -> Vec<u8> {
+        self.cipher.take()
+    }
+
+    fn put_cipher(&self, mut place: Vec<u8>) {
+        place.clear();
+        if place.capacity() <= CIPHER_BYTES_MAX {
+            self.cipher.replace(place);
+        }
     }
 
     fn put_plain(&self, place: Ref) {

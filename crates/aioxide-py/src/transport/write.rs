@@ -108,20 +108,37 @@ pub fn write(transport: Obj<'_>, data: Obj<'_>) -> R<Ref> {
         Ok(buffer) => buffer,
         Err(raised) => return write_unreadable(transport, this, raised),
     };
-    let offer = offer(this, buffer.as_slice());
+    let (offer, rest) = offer_copy(this, buffer.as_slice())?;
+    drop(buffer);
+    conclude_copy(transport, this, offer, rest)
+}
+
+/// `write()` of content that is no object's, and is copied if it cannot leave at once.
+pub fn write_content(transport: Obj<'_>, content: &[u8]) -> R<()> {
+    let this = fields(transport);
+    if !this.empty_waiter.is_empty() {
+        check_not_busy(this, "write")?;
+    }
+    let (offer, rest) = offer_copy(this, content)?;
+    conclude_copy(transport, this, offer, rest).map(drop)
+}
+
+/// Offers `content`, and copies what is to be queued.
+#[inline]
+fn offer_copy(this: &Fields, content: &[u8]) -> R<(Offer, Option<Ref>)> {
+    let offer = offer(this, content);
     let rest = match offer {
-        Offer::Queue => Some(bytes::new(buffer.as_slice())?),
-        Offer::Unsent(sent) => Some(bytes::new(&buffer.as_slice()[sent..])?),
+        Offer::Queue => Some(bytes::new(content)?),
+        Offer::Unsent(sent) => Some(bytes::new(&content[sent..])?),
         _ => None,
     };
-    drop(buffer);
-    conclude(
-        transport,
-        this,
-        offer,
-        || Ok(Chunk::new(rest.unwrap_or_else(none_ref))),
-        0,
-    )
+    Ok((offer, rest))
+}
+
+#[inline]
+fn conclude_copy(transport: Obj<'_>, this: &Fields, offer: Offer, rest: Option<Ref>) -> R<Ref> {
+    let chunk = || Ok(Chunk::new(rest.unwrap_or_else(none_ref)));
+    conclude(transport, this, offer, chunk, 0)
 }
 
 /// Does what an offer left to do; `chunk` makes what is to be queued, `skip` of it sent already.

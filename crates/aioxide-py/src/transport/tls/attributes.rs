@@ -83,6 +83,10 @@ fn get_backlog(protocol: Obj<'_>) -> R<Ref> {
     list(&chunks)
 }
 
+fn get_is_direct(protocol: Obj<'_>) -> R<Ref> {
+    Ok(boolean(fields(protocol).engine.is_native()))
+}
+
 fn get_backlog_size(protocol: Obj<'_>) -> R<Ref> {
     uint(fields(protocol).with(|tls| tls.backlog().size_bytes()) as u64)
 }
@@ -220,6 +224,11 @@ pub fn flag_attributes() -> Vec<c::PyGetSetDef> {
             c"_write_buffer_size",
             get_backlog_size,
             c"Bytes that wait to be encrypted."
+        ),
+        attribute!(
+            c"_is_direct",
+            get_is_direct,
+            c"Whether data goes through OpenSSL's session without Python's objects."
         ),
         attribute!(
             c"_conn_lost",

@@ -1,18 +1,21 @@
 //! OpenSSL, driven through Python's own objects, so that every setting of a context is obeyed.
 //!
-//! Duty: one `ssl.SSLObject` between two `ssl.MemoryBIO`s. May touch: those three. The rest of the
-//! room sees plaintext, ciphertext and outcomes only, so another way to drive the same session may
-//! stand here later. Invariants: an `SSLObject` proper is driven by the methods of the C object in
-//! it; anything else (a subclass by `SSLContext.sslobject_class`) by its own methods. Memory that
-//! is lent to a C method is not kept by it; foreign methods get memory of their own.
+//! Duty: one `ssl.SSLObject` between two `ssl.MemoryBIO`s. May touch: those three, and the session
+//! in them. The rest of the room sees plaintext, ciphertext and outcomes only. Invariants: an
+//! `SSLObject` proper is driven by the methods of the C object in it; anything else (a subclass by
+//! `SSLContext.sslobject_class`) by its own methods. Where the C object's session is found, data
+//! goes through it directly, and handshake, shutdown and every end and error through the methods.
+//! Memory that is lent to a C method is not kept by it; foreign methods get memory of their own.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
 
+use super::direct::{self, Direct};
 use crate::ffi::buffer::{with_room, with_view};
 use crate::ffi::call::{import, interned, tuple, uint};
 use crate::ffi::object::boolean;
+use crate::ffi::openssl::{Library, Outcome, Session};
 use crate::ffi::{Obj, R, Raised, Ref, Slot, builtin, bytes};
 use crate::state::state;
 
@@ -34,6 +37,8 @@ pub struct Ssl {
     pub module: Ref,
     /// The names of `wrap_bio`'s last two arguments.
     pub kw_wrap_bio: Ref,
+    /// Whether sessions are driven directly.
+    pub direct: Direct,
 }
 
 impl Ssl {
@@ -57,6 +62,7 @@ impl Ssl {
             error: get(c"SSLError")?,
             certificate_error: get(c"CertificateError")?,
             kw_wrap_bio: tuple(&[names[0].obj(), names[1].obj()])?,
+            direct: Direct::default(),
             module,
         }))
     }
@@ -75,6 +81,8 @@ pub struct Engine {
     outgoing: Slot,
     /// The ciphertext buffers are `MemoryBIO`s proper.
     has_own_buffers: Cell<bool>,
+    /// The session of the C object, if data goes through it directly.
+    session: Session,
 }
 
 /// The `ssl` module's objects; RuntimeError on a Python without it.
@@ -102,30 +110,86 @@ fn size(number: &Ref) -> R<usize> {
     Ok(usize::try_from(number.obj().to_i64()?).unwrap_or(0))
 }
 
+/// The C object in an `SSLObject` proper.
+fn c_object(ssl: &Ssl, object: Obj<'_>) -> R<Option<Ref>> {
+    if object.type_obj().ptr() != ssl.object_class.ptr() {
+        return Ok(None);
+    }
+    object.getattr_opt(state().names._sslobj.obj())
+}
+
 impl Engine {
     /// Begins a session of `context`.
     pub fn open(&self, context: Obj<'_>, is_server: bool, hostname: Obj<'_>) -> R<()> {
         let ssl = ssl()?;
+        self.open_with(ssl, ssl.direct.library(ssl), context, is_server, hostname)
+    }
+
+    /// The same, directly by a library or not.
+    pub fn open_with(
+        &self,
+        ssl: &Ssl,
+        library: Option<&'static Library>,
+        context: Obj<'_>,
+        is_server: bool,
+        hostname: Obj<'_>,
+    ) -> R<()> {
         let (incoming, outgoing) = (ssl.memory_bio.obj().call0()?, ssl.memory_bio.obj().call0()?);
         let wrap = context.getattr(state().names.wrap_bio.obj())?;
         let server_side = boolean(is_server);
         let args = [incoming.obj(), outgoing.obj(), server_side.obj(), hostname];
-        let object = wrap.obj().call_kw(&args, ssl.kw_wrap_bio.obj())?;
+        let make = || wrap.obj().call_kw(&args, ssl.kw_wrap_bio.obj());
+        let object = match library {
+            Some(library) => self.session.find(library, make, |object| {
+                let owner = c_object(ssl, object.obj())?;
+                Ok(if direct::has_listener(context)? {
+                    None
+                } else {
+                    owner
+                })
+            })?,
+            None => make()?,
+        };
+        if self.session.is_found() && !self.owns_buffers(incoming.obj(), outgoing.obj())? {
+            self.session.forget();
+        }
         self.incoming.set(Some(incoming));
         self.outgoing.set(Some(outgoing));
         self.has_own_buffers.set(true);
-        self.set_object(Some(object))
+        self.take_object(Some(object))
+    }
+
+    /// Whether the session reads and writes these very buffers, which nobody used yet.
+    fn owns_buffers(&self, incoming: Obj<'_>, outgoing: Obj<'_>) -> R<bool> {
+        let names = &state().names;
+        let pending = |buffer: Obj<'_>| size(&buffer.getattr(names.pending.obj())?);
+        if pending(incoming)? + pending(outgoing)? > 0 {
+            return Ok(false);
+        }
+        let put = |content: &[u8]| {
+            let content = bytes::new(content)?;
+            incoming.call_method1(names.write.obj(), content.obj())
+        };
+        let tried = self
+            .session
+            .try_buffers(|content| put(content).map(drop), || pending(outgoing))?;
+        // What the session did not read is nobody's.
+        if pending(incoming)? > 0 {
+            incoming.call_method0(names.read.obj())?;
+        }
+        Ok(tried)
     }
 
     /// Replaces the `SSLObject`.
     pub fn set_object(&self, object: Option<Ref>) -> R<()> {
-        let names = &state().names;
-        let class = ssl()?.object_class.ptr();
+        self.session.forget();
+        self.take_object(object)
+    }
+
+    fn take_object(&self, object: Option<Ref>) -> R<()> {
         let direct = match &object {
-            Some(object) if object.obj().type_obj().ptr() == class => {
-                object.obj().getattr_opt(names._sslobj.obj())?
-            }
-            _ => None,
+            Some(object) => c_object(ssl()?, object.obj())?,
+            None => None,
         };
         self.is_direct.set(direct.is_some());
         self.driven.set(direct.or_else(|| object.clone()));
@@ -136,6 +200,7 @@ impl Engine {
     /// Replaces a buffer of ciphertext.
     pub fn set_buffer(&self, is_incoming: bool, buffer: Option<Ref>) {
         self.has_own_buffers.set(false);
+        self.session.forget();
         let slot = if is_incoming {
             &self.incoming
         } else {
@@ -160,8 +225,30 @@ impl Engine {
     }
 
     /// The fields, for the collector.
-    pub fn slots(&self) -> [&Slot; 4] {
-        [&self.object, &self.driven, &self.incoming, &self.outgoing]
+    pub fn slots(&self) -> [&Slot; 5] {
+        let session = self.session.slot();
+        [
+            &self.object,
+            &self.driven,
+            &self.incoming,
+            &self.outgoing,
+            session,
+        ]
+    }
+
+    /// What is called: the C object, or the object of the user's.
+    pub fn driven(&self) -> Ref {
+        self.driven.get_or_none()
+    }
+
+    /// The session; empty where data goes through Python's objects.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Whether data goes through the session directly.
+    pub fn is_native(&self) -> bool {
+        self.session.is_found()
     }
 
     /// Whether sizes and leftovers can be relied on: nothing is replaced by a class of the user's.
@@ -173,6 +260,9 @@ impl Engine {
 
     /// Hands all of `ciphertext` over.
     pub fn feed(&self, ciphertext: &[u8]) -> R<()> {
+        if self.session.feed(ciphertext) {
+            return Ok(());
+        }
         let incoming = self.incoming.get_or_none();
         let name = state().names.write.obj();
         if ciphertext.len() <= COPY_BYTES_MAX || !self.has_own_buffers.get() {
@@ -186,12 +276,18 @@ impl Engine {
 
     /// Bytes that the session has not read.
     pub fn incoming_len(&self) -> R<usize> {
+        if let Some(len) = self.session.incoming_len() {
+            return Ok(len);
+        }
         let incoming = self.incoming.get_or_none();
         size(&incoming.obj().getattr(state().names.pending.obj())?)
     }
 
     /// Bytes that the session wrote and nobody took.
     pub fn outgoing_len(&self) -> R<usize> {
+        if let Some(len) = self.session.outgoing_len() {
+            return Ok(len);
+        }
         let outgoing = self.outgoing.get_or_none();
         size(&outgoing.obj().getattr(state().names.pending.obj())?)
     }
@@ -208,7 +304,11 @@ impl Engine {
     pub fn handshake(&self) -> R<bool> {
         let driven = self.driven.get_or_none();
         let result = driven.obj().call_method0(state().names.do_handshake.obj());
-        Ok(unless_again(result)?.is_some())
+        let is_done = unless_again(result)?.is_some();
+        if is_done {
+            self.session.note_established();
+        }
+        Ok(is_done)
     }
 
     /// Sends the close notice, and awaits the peer's: whether both are there.
@@ -225,6 +325,11 @@ impl Engine {
 
     /// Encrypts `plaintext`, which is a part of `whole` or all of it: how much of it.
     pub fn write(&self, whole: Obj<'_>, plaintext: &[u8]) -> R<Option<usize>> {
+        match self.session.write(plaintext) {
+            Outcome::Done(len) => return Ok(Some(len)),
+            Outcome::Again => return Ok(None),
+            Outcome::Ask => {}
+        }
         let name = state().names.write.obj();
         let driven = self.driven.get_or_none();
         let all = bytes::slice(whole).map(<[u8]>::len) == Some(plaintext.len());
@@ -251,6 +356,11 @@ impl Engine {
 
     /// The same into `room`, by a direct engine.
     pub fn read_direct(&self, room: &mut [MaybeUninit<u8>]) -> R<Option<usize>> {
+        match self.session.read(room) {
+            Outcome::Done(len) => return Ok(Some(len)),
+            Outcome::Again => return Ok(None),
+            Outcome::Ask => {}
+        }
         let len = room.len();
         with_room(room, |view| self.read_into(view, len))
     }
@@ -270,6 +380,9 @@ impl Engine {
     /// The library reads record by record: what it holds of an unfinished one yields nothing, and
     /// notices and tickets lie in the buffer until somebody reads past them.
     pub fn is_drained(&self) -> R<bool> {
+        if let Some(is_drained) = self.session.is_drained() {
+            return Ok(is_drained);
+        }
         if self.incoming_len()? > 0 {
             return Ok(false);
         }

@@ -11,6 +11,7 @@
 //! shared buffers, so an idle connection owns no memory but what OpenSSL keeps.
 
 mod attributes;
+mod direct;
 mod engine;
 mod fields;
 mod limits;

@@ -123,7 +123,7 @@ fn decrypt_in(place: &Ref, engine: &Engine, input: &mut Input<'_>) -> R<(Option<
             }
             break false;
         }
-        let count = if filled == 0 {
+        let count = if filled == 0 && !engine.is_native() {
             engine.read_into(place.obj(), RECORD_BYTES)?
         } else {
             let room = bytes::array_room(place, filled, RECORD_BYTES);
@@ -214,7 +214,7 @@ fn decrypt_into(this: &Fields, target: Obj<'_>, input: &mut Input<'_>) -> R<(usi
             }
             return Ok((filled, End::Drained));
         }
-        let count = if filled == 0 {
+        let count = if filled == 0 && !engine.is_native() {
             engine.read_into(target, wants)?
         } else if is_direct {
             engine.read_direct(&mut buffer.as_room()[filled..])?

@@ -11,11 +11,13 @@ use super::fields::{Chunk, Fields, app_fields, fields};
 use super::read::Input;
 use super::report;
 use super::run::run;
+use crate::event_loop;
 use crate::ffi::buffer::Buffer;
 use crate::ffi::object::none_ref;
 use crate::ffi::{Obj, R, Raised, Ref, builtin, bytes};
 use crate::state::state;
 use crate::transport::report::log_warning;
+use crate::transport::write::write_content;
 
 const FAILED: &str = "Fatal error on SSL protocol";
 
@@ -159,6 +161,9 @@ pub fn send(this: &Fields) -> R<()> {
     let Some(transport) = this.transport.get() else {
         return Ok(());
     };
+    if this.is_over_stream.get() && this.engine.is_native() {
+        return send_native(this, transport.obj());
+    }
     let data = this.engine.take_outgoing()?;
     this.with(|tls| tls.handle_outgoing(0));
     if builtin::len(data.obj())? == 0 {
@@ -169,4 +174,22 @@ pub fn send(this: &Fields) -> R<()> {
     }
     let name = state().names.write.obj();
     transport.obj().call_method1(name, data.obj()).map(drop)
+}
+
+/// The same between a session and a native stream: no object in between.
+fn send_native(this: &Fields, transport: Obj<'_>) -> R<()> {
+    let event_loop = this.event_loop.get_or_none();
+    let native = event_loop::native(event_loop.obj());
+    let mut place = native.map_or_else(Vec::new, |native| native.transports().take_cipher());
+    this.engine.session().take_outgoing(&mut place);
+    this.with(|tls| tls.handle_outgoing(0));
+    let result = if place.is_empty() {
+        Ok(())
+    } else {
+        write_content(transport, &place)
+    };
+    if let Some(native) = native {
+        native.transports().put_cipher(place);
+    }
+    result
 }
