@@ -41,7 +41,7 @@ CASES = [
         f"{title}, {CONNECTIONS} conn.",
         echo.METRICS,
         partial(serve, name, kind),
-        primitives=True,
+        primitives_full=True,
     )
     for name, (title, kind) in SERVERS.items()
-] + inside.make(application_rows.ROWS, inside.MICROSECONDS)
+] + inside.make(application_rows.ROWS, inside.MICROSECONDS, often=False)

@@ -35,18 +35,19 @@ class Metric:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: rounds, seconds per sample of a row, milliseconds of load."""
+    """How long to measure: rounds, samples of a row and their seconds, milliseconds of load."""
 
     form: str
     rounds: int
     seconds: float
     load_ms: int
+    samples: int = 3
 
 
 EFFORTS = {
-    "quick": Effort("quick", 1, 0.03, 250),
-    "short": Effort("short", 3, 0.03, 300),
-    "full": Effort("full", 5, 0.1, 1000),
+    "quick": Effort("quick", 1, 0.02, 250),
+    "short": Effort("short", 3, 0.02, 250),
+    "full": Effort("full", 5, 0.1, 1000, samples=5),
 }
 
 
@@ -67,6 +68,8 @@ class Case:
     short: bool = True
     # Measured on our loop with asyncio's own primitives as well, because that may differ.
     primitives: bool = False
+    # The same, where it is left to the full form.
+    primitives_full: bool = False
     # Where one round is long: at most so many in the short form.
     short_rounds: int | None = None
     # Where rounds do not differ: at most so many in any form.

@@ -6,6 +6,7 @@ The parent only starts processes; nothing is measured in it.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -20,15 +21,18 @@ class Cell:
 
     rounds: list[cases.Samples] = field(default_factory=list)
     failure: str = ""
+    # What measuring it took, starting and stopping included.
+    seconds: float = 0.0
 
 
 Cells: TypeAlias = dict[tuple[str, str], Cell]
 
 
-def entrants(case: cases.Case, here: Sequence[str]) -> list[str]:
+def entrants(case: cases.Case, here: Sequence[str], form: str = "") -> list[str]:
     """Return who takes part in a case, given the loops that are here."""
     also = [name for name in case.also if loops.version(name) is not None]
-    racing = [name for name in here if name != loops.SUBJECT_LOOP or case.primitives]
+    twice = case.primitives or (case.primitives_full and form == "full")
+    racing = [name for name in here if name != loops.SUBJECT_LOOP or twice]
     return [*racing, *also, *case.beside]
 
 
@@ -44,7 +48,7 @@ def schedule(
         for case in chosen:
             if turn >= case.rounds(effort):
                 continue
-            names = entrants(case, here)
+            names = entrants(case, here, effort.form)
             first = turn % len(names)
             for name in names[first:] + names[:first]:
                 yield turn, case, name
@@ -63,10 +67,12 @@ def collect(
         if cell.failure:
             continue
         say(f"{turn + 1}/{effort.rounds} {case.name} {name}")
+        begin = time.monotonic()
         try:
             cell.rounds.append(case.measure(name, effort))
         except cases.Failure as error:
             cell.failure = str(error)
+        cell.seconds += time.monotonic() - begin
     return cells
 
 

@@ -31,8 +31,8 @@ KINDS = (
     ("tls", "tls", "protocol", "TLS, Protocol"),
     ("tls-streams", "tls", "streams", "TLS, streams"),
 )
-# Beyond the typical load of every kind, for an idea in the short form.
-SHORT = {("protocol", 100 * 1024, 50), ("protocol", 1024, 1000), ("tls", 100 * 1024, 50)}
+# In the short form beside the typical load of every kind.
+SHORT = {("protocol", 100 * 1024, 50)}
 
 
 def samples(counts: dict[str, float], load_put: load.Load) -> cases.Samples:

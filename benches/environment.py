@@ -16,6 +16,16 @@ import loops
 HERE = Path(__file__).parent
 # Above this load average per core the machine was not ours alone.
 QUIET_LOAD_MAX = 0.5
+# Without bytecode a start compiles; the others slow down what they watch.
+UNSET = (
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONASYNCIODEBUG",
+    "PYTHONDEVMODE",
+    "PYTHONMALLOC",
+    "PYTHONTRACEMALLOC",
+    "PYTHONFAULTHANDLER",
+    "PYTHONOPTIMIZE",
+)
 
 
 def cpu_model() -> str:
@@ -39,6 +49,12 @@ def first_line(*command: str) -> str:
     except (OSError, subprocess.CalledProcessError) as error:
         return f"unknown ({type(error).__name__})"
     return done.stdout.partition("\n")[0]
+
+
+def clean() -> None:
+    """Unset the variables that would make the measured processes other than their users'."""
+    for name in UNSET:
+        os.environ.pop(name, None)
 
 
 def finish(record: dict[str, object], seconds: float, cells: collect.Cells) -> None:

@@ -50,23 +50,27 @@ def measure(row: rows.Row, name: str, loop: str, effort: cases.Effort) -> cases.
     counterpart, own = cases.cores()
     cpus = f"{counterpart},{own}" if row.threads else str(own)
     command = (str(HERE / "measure.py"), loop, name, "--cpus", cpus)
-    printed = run(*command, "--seconds", str(effort.seconds))
+    length = ("--seconds", str(effort.seconds), "--samples", str(effort.samples))
+    printed = run(*command, *length)
     samples: cases.Samples = json.loads(printed.splitlines()[-1])
     micro = {f"{key}_us": [ns / 1000 for ns in samples[key]] for key in ("wall", "cpu")}
     return samples | micro
 
 
 def make(
-    all_rows: Mapping[str, rows.Row], metrics: tuple[cases.Metric, ...] = (WALL, CPU)
+    all_rows: Mapping[str, rows.Row],
+    metrics: tuple[cases.Metric, ...] = (WALL, CPU),
+    often: bool = True,
 ) -> list[cases.Case]:
-    """Make a case of each row."""
+    """Make a case of each row; with our loop alone in the short form too, if `often`."""
     return [
         cases.Case(
             name,
             row.title,
             metrics,
             partial(measure, row, name),
-            primitives=row.primitive,
+            primitives=row.primitive and often,
+            primitives_full=row.primitive,
         )
         for name, row in all_rows.items()
     ]

@@ -42,7 +42,7 @@ CONNECTIONS = 10
 # Valgrind runs about fifty times slower.
 RUN_S_MAX = 900.0
 # Addresses and hashes decide about collisions in dictionaries: both are held still.
-STILL = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+STILL = {"PYTHONHASHSEED": "0"}
 # How each loop's own library is called in callgrind's output.
 OBJECTS = {
     loops.CONTROL: r"_asyncio\.",
@@ -162,7 +162,7 @@ CASES = [
         (ALL, OWN),
         partial(measure_case, name),
         short=False,
-        primitives=True,
+        primitives_full=True,
         rounds_max=1,
     )
     for name, title in (

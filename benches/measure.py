@@ -1,8 +1,8 @@
 """One measurement in a process of its own: a row on a loop, pinned, as JSON on standard output.
 
-`python measure.py LOOP ROW --seconds S --cpus 0,1`: warms up, finds the count that takes about
-S, runs it SAMPLES times, prints nanoseconds per operation of each, by the wall clock and in CPU
-time of the process, and how often the kernel took the core away meanwhile. With `--count N` it
+`python measure.py LOOP ROW --seconds S --samples N --cpus 0,1`: warms up, finds the count that
+takes about S, runs it N times, prints nanoseconds per operation of each, by the wall clock and in
+CPU time of the process, and how often the kernel took the core away meanwhile. With `--count N` it
 runs N operations once and prints nothing: that is what `instructions.py` counts.
 """
 
@@ -21,7 +21,6 @@ from collections.abc import Callable
 import loops
 import rows
 
-SAMPLES = 5
 # The count is found from a run of at least this length.
 CALIBRATION_S = 0.01
 # Where rows are: each module has a dictionary `ROWS`.
@@ -56,6 +55,7 @@ async def sample(
     loop: asyncio.AbstractEventLoop,
     lib: object,
     seconds: float,
+    samples: int,
     prepare: Callable[[], int] = gc.collect,
 ) -> dict[str, list[float]]:
     """Return nanoseconds per operation of each sample, and the preemptions of all."""
@@ -68,7 +68,7 @@ async def sample(
         groups = max(1, round(count * seconds / took / row.group))
         count = groups * row.group
         preemptions = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-        took_each = [await timed(body, loop, lib, count, prepare) for _ in range(SAMPLES)]
+        took_each = [await timed(body, loop, lib, count, prepare) for _ in range(samples)]
         preemptions = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preemptions
     return {
         "wall": [wall / count * 1e9 for wall, _ in took_each],
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("loop", choices=(*loops.LOOPS, loops.FASTNET))
     parser.add_argument("row")
     parser.add_argument("--seconds", type=float, default=0.1)
+    parser.add_argument("--samples", type=int, default=3)
     parser.add_argument("--cpus", default="")
     parser.add_argument("--count", type=int)
     options = parser.parse_args()
@@ -107,11 +108,11 @@ def main() -> None:
         if options.count is not None:
             loop.run_until_complete(once(row, loop, lib, options.count))
             return
-        samples = loop.run_until_complete(sample(row, loop, lib, options.seconds))
+        found = loop.run_until_complete(sample(row, loop, lib, options.seconds, options.samples))
     finally:
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
-    print(json.dumps(samples))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

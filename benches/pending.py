@@ -49,7 +49,8 @@ def find_costs(
     """Measure all rows at all sizes on one loop, and how each grows."""
     _, core = cases.cores()
     command = [__file__, loop, "--sizes", ",".join(map(str, sizes)), "--rows", ",".join(names)]
-    command += ["--seconds", str(effort.seconds), "--cpus", str(core)]
+    command += ["--seconds", str(effort.seconds), "--samples", str(effort.samples)]
+    command += ["--cpus", str(core)]
     found: cases.Samples = json.loads(inside.run(*command, seconds_max=MEASURE_S_MAX))
     for row in names:
         few, many = (statistics.median(found[key(row, size)]) for size in (FROM, TO))
@@ -74,7 +75,7 @@ def make(name: str, names: Sequence[str], sizes: Sequence[int], short: bool) -> 
         tuple(metrics),
         partial(find_costs, names, sizes),
         short=short,
-        primitives=True,
+        primitives_full=True,
         short_rounds=1,
         compared=tuple(metric for metric in metrics if metric.key.endswith(f"@{TO}")),
     )
@@ -130,7 +131,7 @@ async def measure_all(loop: Any, lib: Any, options: argparse.Namespace) -> cases
         for name in options.rows.split(","):
             # A collection of everything before each sample would take longer than the samples.
             samples = await measure.sample(
-                rows.ROWS[name], loop, lib, options.seconds, prepare=lambda: 0
+                rows.ROWS[name], loop, lib, options.seconds, options.samples, lambda: 0
             )
             found[key(name, size)] = samples["wall"]
     return found
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--sizes", required=True)
     parser.add_argument("--rows", required=True)
     parser.add_argument("--seconds", type=float, default=0.1)
+    parser.add_argument("--samples", type=int, default=3)
     parser.add_argument("--cpus", default="")
     options = parser.parse_args()
     measure.pin(options.cpus)

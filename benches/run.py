@@ -194,7 +194,13 @@ def save(
     """Write all samples, `path` being without an extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = [
-        {"case": case, "entrant": entrant, "rounds": cell.rounds, "failure": cell.failure}
+        {
+            "case": case,
+            "entrant": entrant,
+            "rounds": cell.rounds,
+            "failure": cell.failure,
+            "seconds": round(cell.seconds, 2),
+        }
         for (case, entrant), cell in cells.items()
     ]
     saved = {"environment": record, "effort": dataclasses.asdict(measured), "cells": raw}
@@ -222,6 +228,7 @@ def main() -> None:
     options.rounds = measured.rounds
     record = environment.record([*options.loops, loops.FASTNET])
     begin = time.monotonic()
+    environment.clean()
     try:
         cells = collect.collect(chosen, here, measured, collect.progress)
     finally:

@@ -49,7 +49,7 @@ def bulk_case(name: str, title: str, mode: str, transport: str, style: str) -> c
         # The C server does not pour over TLS.
         beside=(load.NODE,) if transport == "tls" else (load.LIMIT, load.NODE),
         also=(loops.FASTNET,) if transport == "tls" else (),
-        short=transport == "tcp",
+        short=(transport, style) == ("tcp", "protocol"),
         primitives=style == "streams",
     )
 
