@@ -21,6 +21,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use aioxide_core::backend::epoll::Epoll;
 use aioxide_core::backend::{Interest, Readiness};
@@ -180,9 +181,22 @@ pub fn fields<'a>(event_loop: Obj<'a>) -> &'a LoopFields {
 /// The native fields, if the object is a native loop or an instance of a subclass.
 #[inline]
 pub fn native(event_loop: Obj<'_>) -> Option<&LoopFields> {
-    event_loop
-        .is_instance_of_type(state().loop_type)
-        .then(|| fields(event_loop))
+    let class = event_loop.type_ptr();
+    let is_native = class == SEEN.load(Ordering::Relaxed) || is_subclass(event_loop);
+    is_native.then(|| fields(event_loop))
+}
+
+/// The first class of loops that was seen, kept alive for good: `aioxide.Loop` has many bases, and
+/// to search them for every read and write costs more than the rest of the question.
+static SEEN: AtomicPtr<pyo3_ffi::PyTypeObject> = AtomicPtr::new(std::ptr::null_mut());
+
+fn is_subclass(event_loop: Obj<'_>) -> bool {
+    let is_native = event_loop.is_instance_of_type(state().loop_type);
+    if is_native && SEEN.load(Ordering::Relaxed).is_null() {
+        let class = event_loop.type_obj().to_ref().into_ptr();
+        SEEN.store(class.cast(), Ordering::Relaxed);
+    }
+    is_native
 }
 
 /// `loop.get_debug()`.

@@ -36,6 +36,8 @@ impl AsRef<[u8]> for Bytes {
 #[derive(Default)]
 pub struct Reader {
     chunks: Cell<Chunks<Bytes>>,
+    /// How many bytes `chunks` has.
+    len: Cell<usize>,
     /// The `bytearray` that Python code got as `_buffer`.
     array: Slot,
     /// What was given as `limit`, unless the default.
@@ -139,6 +141,7 @@ impl Reader {
             let written = bytes::array_assign(&array, chunks.contiguous(drop));
             return written.and(result);
         }
+        self.len.set(chunks.len());
         self.chunks.set(chunks);
         result
     }
@@ -159,13 +162,10 @@ impl Reader {
 
     /// How many bytes can be read.
     pub fn len(&self) -> usize {
-        if let Some(array) = self.array.get() {
-            return bytes::array_len(&array);
+        match self.array.get() {
+            Some(array) => bytes::array_len(&array),
+            None => self.len.get(),
         }
-        let chunks = self.chunks.take();
-        let len = chunks.len();
-        self.chunks.set(chunks);
-        len
     }
 
     /// Up to `len` bytes, out of the buffer.
@@ -195,6 +195,7 @@ impl Reader {
     pub fn set_buffer(&self, array: Ref) {
         self.array.set(Some(array));
         drop(self.chunks.take());
+        self.len.set(0);
     }
 }
 
