@@ -132,9 +132,9 @@ soak: build ## Serves mixed load with injected faults for SOAK_SECONDS; anything
 	PYTHONPATH=tests $(PY) -P -m soak --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
 
 .PHONY: loom
-loom: ## Explores the interleavings of the cross-thread inbox
+loom: ## Explores the interleavings of what threads share
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),target)/loom" \
-	  CARGO_PROFILE_RELEASE_LTO=off cargo test --package aioxide-core --release --lib -- inbox::
+	  CARGO_PROFILE_RELEASE_LTO=off cargo test --package aioxide-core --release --lib -- inbox:: doze::
 
 .PHONY: miri
 miri: ## Runs the core's tests under miri, where a nightly toolchain has it

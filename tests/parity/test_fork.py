@@ -70,6 +70,38 @@ async def main():
     print(await asyncio.to_thread(lambda: "thread in the parent"))
 LIB.run(main())
 """,
+    "a fork while loops in other threads have jobs": """
+import gc
+ends = threading.Event()
+async def busy():
+    loop = asyncio.get_running_loop()
+    while not ends.is_set():
+        await asyncio.gather(*(loop.run_in_executor(None, int) for _ in range(3)))
+threads = [threading.Thread(target=lambda: LIB.run(busy())) for _ in range(2)]
+for thread in threads:
+    thread.start()
+async def many():
+    return await asyncio.gather(*(asyncio.to_thread(str, n) for n in range(20)))
+def work():
+    # The parent's loops and pools end here as garbage, whatever their threads held.
+    signal.alarm(30)
+    gc.collect()
+    assert LIB.run(many()) == [str(n) for n in range(20)]
+print([child_of(work) for _ in range(10)])
+ends.set()
+for thread in threads:
+    thread.join()
+""",
+    "a fork inside a job": """
+async def main():
+    def work():
+        signal.alarm(30)
+        print(LIB.run(asyncio.to_thread(lambda: "thread in the child")))
+    loop = asyncio.get_running_loop()
+    for _ in range(3):
+        print(await loop.run_in_executor(None, child_of, work))
+LIB.run(main())
+""",
     "the child's exit takes nothing from the parent": """
 async def main():
     loop = asyncio.get_running_loop()

@@ -11,39 +11,7 @@ import weakref
 from typing import Any
 
 import pytest
-
-
-async def busy_pool(lib: Any, workers: int) -> tuple[Any, threading.Event, list[Any]]:
-    """Give an executor like the default one with all its threads held by a job each."""
-    executor_type = type(lib.loop._default_executor or await first_executor(lib))
-    executor = executor_type(max_workers=workers, thread_name_prefix="held")
-    lib.loop.set_default_executor(executor)
-    started, release = threading.Semaphore(0), threading.Event()
-
-    def hold() -> str:
-        started.release()
-        release.wait(30)
-        return "released"
-
-    held = [lib.loop.run_in_executor(None, hold) for _ in range(workers)]
-    for _ in held:
-        await asyncio.wrap_future(_in_thread(started.acquire))
-    return executor, release, held
-
-
-async def first_executor(lib: Any) -> Any:
-    """Have the loop make its default executor; end it."""
-    await lib.loop.run_in_executor(None, int)
-    executor = lib.loop._default_executor
-    executor.shutdown(wait=True)
-    return executor
-
-
-def _in_thread(call: Any) -> concurrent.futures.Future[Any]:
-    """Call in a thread of its own."""
-    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-    threading.Thread(target=lambda: future.set_result(call())).start()
-    return future
+from pools import busy_pool, first_executor
 
 
 def test_waiting_jobs_are_cancelled_with_the_executor(lib: Any) -> None:
@@ -291,20 +259,3 @@ def test_a_loop_that_is_closed_meanwhile(lib: Any) -> None:
     release.set()
     executor.shutdown(wait=True)
     lib.note("ended")
-
-
-def test_threads_end_with_the_program(lib: Any) -> None:
-    """At exit the executor's threads are waited for, idle or busy."""
-    done = lib.program(
-        """
-import asyncio, threading, time
-async def main():
-    loop = asyncio.get_running_loop()
-    await loop.run_in_executor(None, int)
-    loop.run_in_executor(None, lambda: (time.sleep(0.2), print("ran to its end")))
-loop = LIB.new_event_loop()
-loop.run_until_complete(main())
-print("main is over", flush=True)
-"""
-    )
-    lib.note(done.returncode, done.stdout, done.stderr)

@@ -1,10 +1,11 @@
-//! What other threads send to the loop, and the flag that says whether it must be woken for it.
+//! What other threads send to the loop, and whether it must be woken for it.
 //!
 //! May touch: its own lock, held for a few instructions and never while an entry is dropped or
-//! foreign code runs, so no order of locks can go wrong with Python's.
+//! foreign code runs, so no order of locks can go wrong with Python's. Whoever has threads that
+//! fork takes care that nobody holds it then: the binding touches it with the GIL held only.
 //! Invariants: entries arrive in the order of their pushes; each accepted entry is drained once or
-//! handed back by `close`; from `prepare_sleep` returning true until `awake`, exactly the first
-//! push returns true, and that caller must wake the loop: no wake-up is lost, none is doubled.
+//! handed back by `close`; of all that push into one sleep, exactly one is told to wake the loop:
+//! no wake-up is lost, none is doubled.
 //!
 //! ```text
 //!            prepare_sleep (empty)                push -> Ok(true)
@@ -13,22 +14,26 @@
 //!     +------------- awake --------------+
 //! ```
 //!
-//! The lock orders everything; the flag `pending` beside it only spares the owner the lock in turns
-//! when nothing came. The loom tests below explore every interleaving.
+//! Who would rather wake the loop after it has let go of something (the GIL) leaves the entry with
+//! `push_quietly` and calls the [`Doze`] that this returns. The lock orders everything; the flag
+//! `pending` beside it only spares the owner the lock in turns when nothing came. The loom tests
+//! below explore every interleaving.
 
 #![forbid(unsafe_code)]
 
 #[cfg(loom)]
 use loom::sync::{
-    Mutex, MutexGuard,
+    Arc, Mutex, MutexGuard,
     atomic::{AtomicBool, Ordering},
 };
 use std::sync::PoisonError;
 #[cfg(not(loom))]
 use std::sync::{
-    Mutex, MutexGuard,
+    Arc, Mutex, MutexGuard,
     atomic::{AtomicBool, Ordering},
 };
+
+use crate::doze::Doze;
 
 /// Room that a drained inbox keeps for its next batch, in entries.
 const SPARE_CAPACITY_MAX: usize = 4096;
@@ -39,6 +44,8 @@ pub struct Inbox<T: Send> {
     /// True when the queue holds something; written under the lock, read without it.
     pending: AtomicBool,
     state: Mutex<State<T>>,
+    /// How the owner waits; it begins to under the lock.
+    doze: Arc<Doze>,
 }
 
 #[derive(Debug)]
@@ -46,7 +53,6 @@ struct State<T> {
     entries: Vec<T>,
     /// Empty; its memory serves the next batch.
     spare: Vec<T>,
-    asleep: bool,
     closed: bool,
 }
 
@@ -65,9 +71,9 @@ impl<T: Send> Inbox<T> {
             state: Mutex::new(State {
                 entries: Vec::new(),
                 spare: Vec::new(),
-                asleep: false,
                 closed: false,
             }),
+            doze: Arc::new(Doze::new()),
         }
     }
 
@@ -76,6 +82,23 @@ impl<T: Send> Inbox<T> {
     /// # Errors
     /// The entry comes back when the inbox is closed.
     pub fn push(&self, entry: T) -> Result<bool, T> {
+        drop(self.append(entry)?);
+        Ok(self.doze.call())
+    }
+
+    /// Appends an entry; any thread. If the owner waits, the caller must call what this returns, as
+    /// soon as it suits it, and wake the loop if that says so.
+    ///
+    /// # Errors
+    /// The entry comes back when the inbox is closed.
+    pub fn push_quietly(&self, entry: T) -> Result<Option<Arc<Doze>>, T> {
+        let state = self.append(entry)?;
+        let owner = (!self.doze.is_awake()).then(|| Arc::clone(&self.doze));
+        drop(state);
+        Ok(owner)
+    }
+
+    fn append(&self, entry: T) -> Result<MutexGuard<'_, State<T>>, T> {
         let mut state = self.lock();
         if state.closed {
             drop(state);
@@ -83,7 +106,7 @@ impl<T: Send> Inbox<T> {
         }
         state.entries.push(entry);
         self.pending.store(true, Ordering::Release);
-        Ok(std::mem::take(&mut state.asleep))
+        Ok(state)
     }
 
     /// True when nothing has arrived; any thread. One load: what arrives meanwhile is seen next
@@ -115,14 +138,25 @@ impl<T: Send> Inbox<T> {
     /// something has arrived, look first.
     #[must_use]
     pub fn prepare_sleep(&self) -> bool {
-        let mut state = self.lock();
-        state.asleep = state.entries.is_empty();
-        state.asleep
+        self.prepare(false).is_some()
+    }
+
+    /// As `prepare_sleep`; with `looks`, for an owner that looks at its [`Doze`] for a while before
+    /// it falls asleep.
+    #[must_use]
+    pub fn prepare(&self, looks: bool) -> Option<&Doze> {
+        let state = self.lock();
+        if !state.entries.is_empty() {
+            return None;
+        }
+        // Under the lock: a push comes before, and is seen above, or after, and sees this.
+        self.doze.begin(looks);
+        Some(&self.doze)
     }
 
     /// Announces that the owner is awake; owner thread, after each sleep.
     pub fn awake(&self) {
-        self.lock().asleep = false;
+        self.doze.end();
     }
 
     /// Refuses every later push and hands back what has not been drained; any thread, any number of
@@ -130,7 +164,7 @@ impl<T: Send> Inbox<T> {
     pub fn close(&self) -> Vec<T> {
         let mut state = self.lock();
         state.closed = true;
-        state.asleep = false;
+        self.doze.end();
         self.pending.store(false, Ordering::Release);
         std::mem::take(&mut state.entries)
     }
@@ -201,6 +235,27 @@ mod tests {
         assert_eq!(inbox.push("late"), Err("late"));
         assert!(inbox.is_empty());
         assert!(inbox.close().is_empty());
+    }
+
+    #[test]
+    fn a_quiet_push_leaves_the_waking_to_a_call() {
+        let inbox = Inbox::new();
+        assert!(matches!(inbox.push_quietly(1), Ok(None)), "awake");
+        inbox.drain_into(drop);
+        assert!(inbox.prepare_sleep());
+        let Ok(Some(owner)) = inbox.push_quietly(2) else {
+            panic!("asleep");
+        };
+        assert_eq!(inbox.push(3), Ok(true), "whoever calls first");
+        assert!(!owner.call());
+        inbox.awake();
+        assert!(inbox.prepare(true).is_none());
+        inbox.drain_into(drop);
+        assert!(inbox.prepare(true).is_some_and(|doze| !doze.is_called()));
+        assert_eq!(inbox.push(4), Ok(false), "the owner looks");
+        assert!(owner.is_called());
+        assert_eq!(inbox.close(), [4]);
+        assert!(matches!(inbox.push_quietly(5), Err(5)));
     }
 
     #[test]
@@ -289,6 +344,13 @@ mod tests {
         }
     }
 
+    /// Three threads have too many interleavings to try all; bugs show with few preemptions.
+    fn model_three(body: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(body);
+    }
+
     /// The loop's side, as in a turn: drain if something is there, else sleep.
     fn receive(inbox: &Inbox<usize>, waker: &Waker, count: usize) -> Vec<usize> {
         let mut received = Vec::new();
@@ -305,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_sleeper_is_woken_for_every_entry() {
-        loom::model(|| {
+        model_three(|| {
             let inbox = Arc::new(Inbox::new());
             let waker = Arc::new(Waker::new());
             let senders: Vec<_> = [10, 20]
@@ -358,6 +420,47 @@ mod tests {
             sender.join().unwrap();
             assert_eq!(received, [0, 1, 2]);
             assert!(waker.wakes.load(Ordering::Relaxed) <= sleeps.load(Ordering::Relaxed));
+        });
+    }
+
+    /// The loop's side with a look before each sleep; a quiet push and a plain one.
+    #[test]
+    fn who_looks_first_is_called_or_woken() {
+        model_three(|| {
+            let inbox = Arc::new(Inbox::new());
+            let waker = Arc::new(Waker::new());
+            let quiet = {
+                let (inbox, waker) = (Arc::clone(&inbox), Arc::clone(&waker));
+                thread::spawn(move || {
+                    let owner = inbox.push_quietly(10).expect("nobody closes it");
+                    if owner.is_some_and(|owner| owner.call()) {
+                        waker.wake();
+                    }
+                })
+            };
+            let plain = {
+                let (inbox, waker) = (Arc::clone(&inbox), Arc::clone(&waker));
+                thread::spawn(move || {
+                    if inbox.push(20).expect("nobody closes it") {
+                        waker.wake();
+                    }
+                })
+            };
+            let mut received = Vec::new();
+            while received.len() < 2 {
+                if !inbox.is_empty() {
+                    inbox.drain_into(|entry| received.push(entry));
+                } else if let Some(doze) = inbox.prepare(true) {
+                    if !doze.is_called() && doze.fall_asleep() {
+                        waker.sleep();
+                    }
+                    inbox.awake();
+                }
+            }
+            quiet.join().unwrap();
+            plain.join().unwrap();
+            received.sort_unstable();
+            assert_eq!(received, [10, 20]);
         });
     }
 

@@ -4,6 +4,7 @@
 //! - [`backend`]: the kernel's readiness, in a contract; `sys` holds every system call.
 //! - [`clock`]: the sole reader of time. [`slab`]: tokens, and the registrations they name.
 //! - [`timers`], [`ready`], [`inbox`]: what is due later, what runs next, what other threads send.
+//! - [`doze`], [`spin`]: how a thread waits for another, and whether awake for a moment.
 //! - [`turn`]: one turn of the loop over these.
 //! - [`buf`], [`flow`], [`stream`]: a byte stream without io, and where its bytes wait.
 //! - [`datagram`]: the same for datagrams.
@@ -28,12 +29,14 @@ pub mod buf;
 pub mod chunks;
 pub mod clock;
 pub mod datagram;
+pub mod doze;
 pub mod file_send;
 pub mod flow;
 pub mod heartbeat;
 pub mod inbox;
 pub mod ready;
 pub mod slab;
+pub mod spin;
 pub mod stats;
 pub mod stream;
 pub mod timers;

@@ -110,6 +110,7 @@ fn execute(module: Obj<'_>) -> R<()> {
         (c"Task", &types.task),
         (c"Handle", &types.handle),
         (c"TimerHandle", &types.timer_handle),
+        (c"JobQueue", &types.job_queue),
         (c"StreamTransport", &types.stream_transport),
         (c"DatagramTransport", &types.datagram_transport),
         (c"ReadPipeTransport", &types.read_pipe_transport),

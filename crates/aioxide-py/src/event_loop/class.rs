@@ -13,7 +13,7 @@ use aioxide_core::inbox::Inbox;
 use aioxide_core::turn::Turn;
 use pyo3_ffi as c;
 
-use super::{LoopFields, Registration, create, fields, look, run, schedule, watch};
+use super::{LoopFields, create, fields, look, run, schedule, watch};
 use crate::ffi::call::{float, uint};
 use crate::ffi::class::{
     Class, Visitor, attribute, bind_tuple, initializer, noargs, onearg, varargs,
@@ -21,13 +21,16 @@ use crate::ffi::class::{
 use crate::ffi::object::{boolean, none_ref};
 use crate::ffi::{Obj, PyObject, R, Raised, Ref, Signature, Slot};
 use crate::future;
-use crate::task;
 
 /// Where the fields begin: right behind the object head.
 pub const OFFSET: usize = size_of::<PyObject>();
 
 /// `slow_callback_duration` of a new loop, in seconds. *Source*: `BaseEventLoop.__init__`.
 const SLOW_CALLBACK_SECONDS: f64 = 0.1;
+
+/// How often closing waits for threads to let go of the loop's descriptors; after a fork, those of
+/// the parent never do.
+const CLOSE_YIELDS_MAX: u32 = 1000;
 
 impl LoopFields {
     fn new() -> R<LoopFields> {
@@ -53,6 +56,9 @@ impl LoopFields {
             slow_callback_seconds: Cell::new(SLOW_CALLBACK_SECONDS),
             closed: Cell::new(false),
             stopping: Cell::new(false),
+            jobs: Cell::new(0),
+            announced: RefCell::default(),
+            spin: RefCell::default(),
             debug: Cell::new(false),
             hold_tasks: Cell::new(true),
             direct: Cell::default(),
@@ -60,51 +66,6 @@ impl LoopFields {
             makes_tasks: Cell::new(true),
             own_clock: RefCell::new(None),
         })
-    }
-
-    fn visit(&self, visitor: &mut Visitor) {
-        visitor.slot(&self.task_factory);
-        visitor.slot(&self.current_handle);
-        if let Ok(turn) = self.turn.try_borrow() {
-            turn.ready.iter().for_each(|entry| entry.visit(visitor));
-            turn.timers
-                .iter()
-                .for_each(|(_, entry)| entry.visit(visitor));
-            for (_, registration) in turn.registrations.iter() {
-                match registration {
-                    Registration::Native { object, .. } => visitor.visit(object.ptr()),
-                    Registration::Watch(watch) => watch.visit(visitor),
-                }
-            }
-        }
-        if let Ok(held) = self.held.try_borrow() {
-            held.iter().for_each(|task| visitor.visit(task.ptr()));
-        }
-        if let Ok(unflushed) = self.unflushed.try_borrow() {
-            unflushed
-                .iter()
-                .for_each(|(transport, _)| visitor.visit(transport.ptr()));
-        }
-    }
-
-    /// Drops everything scheduled, registered and held, with nothing borrowed meanwhile.
-    fn drop_contents(&self) {
-        let (ready, timers, registrations) = {
-            let mut turn = self.turn.borrow_mut();
-            (
-                turn.ready.drain(),
-                turn.timers.drain(),
-                turn.registrations.drain(),
-            )
-        };
-        let by_fd = std::mem::take(&mut *self.by_fd.borrow_mut());
-        let unflushed = std::mem::take(&mut *self.unflushed.borrow_mut());
-        let held = self.held.borrow_mut().drain();
-        for task in &held {
-            task::fields(task.obj()).forget_hold();
-        }
-        drop((ready, timers, registrations, by_fd, unflushed));
-        drop(held);
     }
 }
 
@@ -159,7 +120,15 @@ fn close(event_loop: Obj<'_>) -> R<Ref> {
     this.drop_contents();
     drop(sent);
     let backend = this.backend.borrow_mut().take();
-    drop(backend);
+    if let Some(backend) = backend {
+        // A thread that has just woken the loop lets go of the descriptors without the GIL.
+        for _ in 0..CLOSE_YIELDS_MAX {
+            if Arc::strong_count(&backend) == 1 {
+                break;
+            }
+            std::thread::yield_now();
+        }
+    }
     Ok(none_ref())
 }
 

@@ -33,7 +33,11 @@ pub fn scheduled(event_loop: Obj<'_>) -> R<Ref> {
         let turn = fields(event_loop).turn.borrow();
         let shown = |entry: &Entry| match entry {
             Entry::Call(handle) => Some(handle.clone()),
-            Entry::Step(_) | Entry::Done(..) | Entry::Io(..) | Entry::Attempt(_) => None,
+            Entry::Step(_)
+            | Entry::Done(..)
+            | Entry::Io(..)
+            | Entry::Attempt(_)
+            | Entry::Finished(_) => None,
         };
         turn.timers
             .iter()

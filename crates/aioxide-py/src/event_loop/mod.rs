@@ -7,9 +7,14 @@
 //! is released. The one thing made for other threads is the inbox.
 
 mod class;
+mod contents;
 mod create;
 mod held;
+mod job_queue;
+mod jobs;
 mod look;
+mod outcome;
+mod poll;
 mod run;
 mod schedule;
 mod sock;
@@ -28,6 +33,7 @@ use aioxide_core::backend::{Interest, Readiness};
 use aioxide_core::clock::Clock;
 use aioxide_core::inbox::Inbox;
 use aioxide_core::slab::Token;
+use aioxide_core::spin::Spin;
 use aioxide_core::turn::Turn;
 
 use crate::ffi::class::Visitor;
@@ -35,10 +41,12 @@ use crate::ffi::{Obj, R, Raised, Ref, Slot, layout};
 use crate::state::state;
 use crate::sync::Listener;
 use held::Held;
+use outcome::Finished;
 use watched::{Operation, Watch};
 
 pub use class::build_type;
 pub use create::{create_future_on, create_plain_task};
+pub use job_queue::build_type as build_job_queue_type;
 pub use schedule::foreign_call_soon;
 pub use sock_methods::export;
 pub use watch::fd_of;
@@ -57,6 +65,8 @@ pub enum Entry {
     /// Readiness for an operation of `sock_*`. Never crosses threads; what the operation holds is
     /// shown to the collector where it waits.
     Attempt(Rc<Operation>),
+    /// The outcome of a job that ran in a thread.
+    Finished(Rc<Finished>),
 }
 
 impl Entry {
@@ -68,6 +78,7 @@ impl Entry {
                 visitor.visit(target.ptr());
                 visitor.visit(future.ptr());
             }
+            Entry::Finished(finished) => finished.visit(visitor),
             Entry::Io(..) | Entry::Attempt(_) => {}
         }
     }
@@ -146,6 +157,12 @@ pub struct LoopFields {
     slow_callback_seconds: Cell<f64>,
     closed: Cell<bool>,
     stopping: Cell<bool>,
+    /// Jobs in threads that have not ended yet.
+    jobs: Cell<usize>,
+    /// Workers that look out and know that a call will come: when this thread lets go of the GIL.
+    announced: RefCell<Vec<Arc<jobs::Sleeper>>>,
+    /// Whether waiting awake for an outcome was worthwhile.
+    spin: RefCell<Spin>,
     debug: Cell<bool>,
     hold_tasks: Cell<bool>,
     /// What Python code replaced.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use aioxide_core::backend::{Backend, Events};
+use aioxide_core::backend::Events;
 use aioxide_core::turn::Poll;
 use pyo3_ffi as c;
 
@@ -16,7 +16,7 @@ use crate::ffi::call::float;
 use crate::ffi::class::noargs;
 use crate::ffi::error::check;
 use crate::ffi::object::{none, none_ref};
-use crate::ffi::{Obj, R, Raised, Ref, park};
+use crate::ffi::{Obj, R, Raised, Ref};
 use crate::state::state;
 use crate::{handle, task};
 
@@ -41,6 +41,9 @@ fn run(event_loop: Obj<'_>) -> R<Ref> {
             break ran;
         }
     };
+    for worker in std::mem::take(&mut *this.announced.borrow_mut()) {
+        worker.call();
+    }
     // Also when an exception leaves the loop: what was written must not stay behind.
     let interrupted = ran.err().map(Raised::take);
     let flushed = this.flush();
@@ -146,29 +149,13 @@ impl LoopFields {
         }
     }
 
-    /// Asks the backend and queues what it reports.
-    fn poll(&self, events: &mut Events, timeout: Option<Duration>, may_sleep: bool) -> R<()> {
-        let backend = self.backend()?;
-        let sleeps = may_sleep && self.inbox.prepare_sleep();
-        let waited = if sleeps {
-            let timeout = self.trusting_sleep(timeout);
-            let waited = park::detached(|| backend.wait(events, timeout));
-            self.inbox.awake();
-            waited
-        } else {
-            backend.wait(events, Some(Duration::ZERO))
-        };
-        waited.map_err(|error| Raised::os_error(&error))?;
-        if sleeps || events.interrupted() {
-            // SAFETY: attached; runs the handlers of signals that arrived while we slept.
-            check(unsafe { c::PyErr_CheckSignals() })?;
-        }
-        self.turn.borrow_mut().collect(&self.inbox);
-        self.queue_events(events)?;
-        self.after_poll(sleeps && events.is_empty() && !events.woken())
+    /// Runs the handlers of signals that have arrived, in the main thread.
+    pub(super) fn check_signals(&self) -> R<()> {
+        // SAFETY: attached; a failing handler's exception is in the indicator.
+        check(unsafe { c::PyErr_CheckSignals() })
     }
 
-    fn queue_events(&self, events: &Events) -> R<()> {
+    pub(super) fn queue_events(&self, events: &Events) -> R<()> {
         let mut is_stale = false;
         for event in events.iter() {
             let mut cancelled = [None, None];
@@ -251,6 +238,11 @@ impl LoopFields {
     #[inline]
     fn dispatch(&self, entry: &Entry) -> R<()> {
         match entry {
+            Entry::Finished(finished) => match finished.deliver() {
+                Ok(()) => Ok(()),
+                Err(raised) if raised.is_exit() => Err(raised),
+                Err(raised) => self.report_job(finished, raised),
+            },
             Entry::Step(task) => match task::run_step(task.obj()) {
                 Ok(()) => Ok(()),
                 Err(raised) if raised.is_exit() => Err(raised),
@@ -349,6 +341,10 @@ impl LoopFields {
             }
             Entry::Io(token, _) => self.describe_io(*token),
             Entry::Attempt(operation) => crate::ffi::call::string(&operation.future.obj().repr()?),
+            Entry::Finished(finished) => finished
+                .future()
+                .repr()
+                .and_then(|text| crate::ffi::call::string(&text)),
         }?;
         let format = crate::ffi::call::string("Executing %s took %.3f seconds")?;
         // Looked up at each use: programs and tests replace it there.

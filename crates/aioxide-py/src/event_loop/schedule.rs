@@ -93,7 +93,7 @@ impl LoopFields {
     pub fn handle_of(&self, entry: &Entry) -> R<Option<Ref>> {
         let (callback, argument, run_context) = match entry {
             Entry::Call(handle) => return Ok(Some(handle.clone())),
-            Entry::Io(..) | Entry::Attempt(_) => return Ok(None),
+            Entry::Io(..) | Entry::Attempt(_) | Entry::Finished(_) => return Ok(None),
             Entry::Step(task) => {
                 let callback = task::step_callback(task.obj())?;
                 (callback, None, task::fields(task.obj()).context.get())

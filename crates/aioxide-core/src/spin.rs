@@ -1,0 +1,145 @@
+//! Whether to wait for another thread awake, for a moment, before going to sleep.
+//!
+//! To wake a thread that sleeps costs the waker a system call and the sleeper tens of microseconds;
+//! a short job in another thread is done long before. So whoever expects an answer soon looks for
+//! it for [`SPIN_NS_MAX`] first, as long as that is worth it: each time in vain doubles the number
+//! of sleeps that go by without, each success halves it. May touch: nothing but its own counters.
+//!
+//! *Source*: the spinning threads of Go's scheduler; adaptive mutexes.
+
+#![forbid(unsafe_code)]
+
+use crate::clock::Clock;
+
+/// The longest wait awake, in nanoseconds: about what waking a sleeping thread costs twice, there
+/// and back.
+pub const SPIN_NS_MAX: u64 = 50_000;
+
+/// Most sleeps in a row that go by without a wait awake.
+const SKIPPED_MAX: u32 = 64;
+
+/// Looks between two looks at the clock: both are cheap, the clock less so.
+const LOOKS: u32 = 16;
+
+/// Remembers how worthwhile waiting awake was; one owner.
+#[derive(Debug, Default)]
+pub struct Spin {
+    /// Whether there is a second processor for the other thread to run on; `None` until needed,
+    /// because the answer takes reading files.
+    allowed: Option<bool>,
+    /// Sleeps that still go by without.
+    skip: u32,
+    /// Sleeps that went by without after the last time in vain; doubled by the next.
+    penalty: u32,
+}
+
+impl Spin {
+    /// Allowed where the process may use `processors`, two or more, at once. The default asks its
+    /// affinity mask and control group at the first use.
+    #[must_use]
+    pub fn new(processors: usize) -> Self {
+        Self {
+            allowed: Some(processors > 1),
+            ..Self::default()
+        }
+    }
+
+    /// About to sleep: whether to wait awake first. If true, tell the outcome to [`Spin::learn`].
+    #[must_use]
+    pub fn should_spin(&mut self) -> bool {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        *self.allowed.get_or_insert_with(|| {
+            std::thread::available_parallelism().is_ok_and(|count| count.get() > 1)
+        })
+    }
+
+    /// How a wait awake ended.
+    pub fn learn(&mut self, worthwhile: bool) {
+        self.penalty = if worthwhile {
+            self.penalty / 2
+        } else {
+            (self.penalty * 2).clamp(1, SKIPPED_MAX)
+        };
+        self.skip = self.penalty;
+    }
+}
+
+/// Asks `arrived` again and again, at most for [`SPIN_NS_MAX`]. `None`: it said yes; else the
+/// nanoseconds that were spent in vain.
+pub fn spin_until(mut arrived: impl FnMut() -> bool) -> Option<u64> {
+    let clock = Clock::monotonic();
+    let begin_ns = clock.now_ns();
+    loop {
+        for _ in 0..LOOKS {
+            if arrived() {
+                return None;
+            }
+            std::hint::spin_loop();
+        }
+        let passed_ns = clock.now_ns().saturating_sub(begin_ns);
+        if passed_ns >= SPIN_NS_MAX {
+            return Some(passed_ns);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// The sleeps, out of `count`, before which a spin in vain took place.
+    fn in_vain(spin: &mut Spin, count: u32) -> Vec<u32> {
+        (0..count)
+            .filter(|_| {
+                let spins = spin.should_spin();
+                if spins {
+                    spin.learn(false);
+                }
+                spins
+            })
+            .collect()
+    }
+
+    #[test]
+    fn failures_make_it_rarer_and_success_forgives_them() {
+        let mut spin = Spin::new(2);
+        assert_eq!(in_vain(&mut spin, 40), [0, 2, 5, 10, 19, 36]);
+        // Each success halves what the failures have built up.
+        let gaps: Vec<u32> = (0..6)
+            .map(|_| {
+                let gap = (0..).find(|_| spin.should_spin());
+                spin.learn(true);
+                gap.unwrap_or(u32::MAX)
+            })
+            .collect();
+        assert_eq!(gaps, [29, 16, 8, 4, 2, 1]);
+        assert!(spin.should_spin(), "all is forgiven");
+    }
+
+    #[test]
+    fn rarer_has_an_end() {
+        let mut spin = Spin::new(2);
+        in_vain(&mut spin, 10_000);
+        assert!((0..=SKIPPED_MAX).any(|_| spin.should_spin()));
+    }
+
+    #[test]
+    fn one_processor_never_spins() {
+        let mut spin = Spin::new(1);
+        assert!((0..100).all(|_| !spin.should_spin()));
+    }
+
+    #[test]
+    fn spinning_ends_with_the_answer_or_with_the_time() {
+        let mut looks = 0;
+        let found = spin_until(|| {
+            looks += 1;
+            looks == 3
+        });
+        assert_eq!((found, looks), (None, 3));
+        assert!(spin_until(|| false).is_some_and(|spent_ns| spent_ns >= SPIN_NS_MAX));
+    }
+}
