@@ -33,6 +33,17 @@ def relative(line: Line, entrant: str) -> float | None:
     return line.advantage(entrant, base)
 
 
+def spread(line: Line, entrant: str) -> tuple[float, float]:
+    """Return the least and the greatest round, relative as `relative` is."""
+    middle, value = line.median(entrant), relative(line, entrant)
+    assert middle
+    assert value
+    ratios = [each / middle for each in line.samples[entrant]]
+    if not line.metric.higher_is_better:
+        ratios = [1 / ratio for ratio in ratios]
+    return value * min(ratios), value * max(ratios)
+
+
 def draw_line(axes: Any, line: Line, height: int, seen: set[str]) -> None:
     """Draw one case: a mark for each entrant, a cross at the left for each that failed."""
     for entrant in (*line.samples, *line.failures):
@@ -44,6 +55,7 @@ def draw_line(axes: Any, line: Line, height: int, seen: set[str]) -> None:
         value = relative(line, entrant)
         if value is not None:
             marker = "o" if not aside else "|" if entrant == line.limit() else "D"
+            axes.hlines(height, *spread(line, entrant), color=colour, linewidth=1, alpha=0.6)
             size = 10 if marker == "|" else 5
             axes.plot(
                 value, height, marker, color=colour, label=label, zorder=order, markersize=size

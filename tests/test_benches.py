@@ -172,6 +172,8 @@ def test_picture_is_relative_to_the_control() -> None:
     made = lines.Line("a", "b", TIME, {"asyncio": [2.0], "aioxide": [1.0]}, {"rloop": "no"})
     assert chart.relative(made, "aioxide") == 2.0
     assert chart.relative(made, "rloop") is None
+    lasting = lines.Line("a", "b", TIME, {"asyncio": [4.0], "aioxide": [1.0, 2.0, 4.0]}, {})
+    assert chart.spread(lasting, "aioxide") == (1.0, 4.0)
 
 
 def test_growth_is_told_where_it_is_too_much() -> None:
