@@ -10,7 +10,7 @@ use pyo3_ffi as c;
 
 use crate::ffi::class::{Class, Visitor, noargs, onearg, varargs};
 use crate::ffi::object::none_ref;
-use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Slot, layout, trash};
+use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Slot, layout, stop, trash};
 use crate::future;
 use crate::state::state;
 
@@ -108,18 +108,7 @@ unsafe extern "C" fn iternext(iter: *mut PyObject) -> *mut PyObject {
 
 /// `raise StopIteration(value)`, also for values that are tuples or exceptions.
 pub fn stop_iteration(value: Obj<'_>) -> Raised {
-    // SAFETY: a static of the interpreter.
-    let class = unsafe { Obj::from_ptr(c::PyExc_StopIteration) };
-    // `StopIteration(None)` would carry an argument; the interpreter makes it without one.
-    let made = if value.is_none() {
-        class.call0()
-    } else {
-        class.call1(value)
-    };
-    match made {
-        Ok(exception) => Raised::throw(exception),
-        Err(raised) => raised,
-    }
+    stop::raise(value, state().quirks.stop_iteration_is_as_known)
 }
 
 fn send(iter: Obj<'_>, _value: Obj<'_>) -> R<Ref> {

@@ -131,6 +131,8 @@ pub struct Quirks {
     pub uncancel_clears_must_cancel: bool,
     /// `Future.__init__` on an initialised future raises RuntimeError.
     pub init_once: bool,
+    /// `StopIteration` has its parts where they are expected.
+    pub stop_iteration_is_as_known: bool,
     /// `loop.create_task` passes every keyword to the task factory.
     pub factory_takes_kwargs: bool,
 }
@@ -194,6 +196,7 @@ pub struct State {
     pub gathering_type: *mut c::PyTypeObject,
     pub loop_type: *mut c::PyTypeObject,
     pub types: Types,
+    pub spare_coroutines: crate::sync::coroutine::Spare,
     /// The native locks and queues.
     pub sync: crate::sync::Families,
     pub streams: Streams,
@@ -278,6 +281,7 @@ pub fn init() -> R<()> {
         task_type: types.task.ptr().cast(),
         gathering_type: types.gathering.ptr().cast(),
         loop_type: types.event_loop.ptr().cast(),
+        spare_coroutines: crate::sync::coroutine::Spare::new(),
         sync: crate::sync::Families::new(types.coroutine_function.obj())?,
         waiting: crate::sync::Waiting::probe()?,
         timeouts: crate::sync::build_timeouts(types.coroutine_function.obj())?,
@@ -436,6 +440,7 @@ impl Quirks {
         };
         let quirks = Quirks {
             stop_iteration_becomes_runtime_error: flag(c"stop_iteration")?,
+            stop_iteration_is_as_known: crate::ffi::stop::is_as_known()?,
             uncancel_clears_must_cancel: flag(c"uncancel")?,
             init_once: flag(c"init_once")?,
             factory_takes_kwargs: flag(c"kwargs")?,

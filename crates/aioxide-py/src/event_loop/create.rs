@@ -18,11 +18,20 @@ pub fn create_future(event_loop: Obj<'_>) -> R<Ref> {
 }
 
 /// `event_loop.create_future()` of any loop.
-#[inline]
 pub fn create_future_on(event_loop: Obj<'_>) -> R<Ref> {
     match super::native(event_loop) {
-        Some(native) if native.makes_futures.get() => future::create(event_loop, native),
-        _ => event_loop.call_method0(state().names.create_future.obj()),
+        Some(native) => create_future_with(event_loop, native),
+        None => event_loop.call_method0(state().names.create_future.obj()),
+    }
+}
+
+/// `event_loop.create_future()` of a native loop.
+#[inline]
+pub fn create_future_with(event_loop: Obj<'_>, native: &LoopFields) -> R<Ref> {
+    if native.makes_futures.get() {
+        future::create(event_loop, native)
+    } else {
+        event_loop.call_method0(state().names.create_future.obj())
     }
 }
 

@@ -45,7 +45,7 @@ use outcome::Finished;
 use watched::{Operation, Watch};
 
 pub use class::build_type;
-pub use create::{create_future_on, create_plain_task};
+pub use create::{create_future_on, create_future_with, create_plain_task};
 pub use job_queue::build_type as build_job_queue_type;
 pub use schedule::foreign_call_soon;
 pub use sock_methods::export;

@@ -62,6 +62,22 @@ impl<'a> Args<'a> {
         &self.values[..self.positional]
     }
 
+    /// Whether there are no arguments at all, which is all that a method without any asks.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// The arguments, if they are `N` and all given by position.
+    #[inline]
+    pub fn exactly<const N: usize>(&self) -> Option<[Obj<'a>; N]> {
+        if self.positional == self.values.len() {
+            self.values.try_into().ok()
+        } else {
+            None
+        }
+    }
+
     /// The named arguments as (name, value).
     pub fn named(&self) -> impl Iterator<Item = (Obj<'a>, Obj<'a>)> + use<'a> {
         let kwnames = self.kwnames;

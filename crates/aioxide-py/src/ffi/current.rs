@@ -143,5 +143,14 @@ pub fn swap(event_loop: Obj<'_>, task: Obj<'_>) -> R<Ref> {
 /// The loop that runs on this thread, or None. *Source*: `asyncio.events._get_running_loop`.
 #[inline]
 pub fn running_loop() -> R<Ref> {
-    state().asyncio.running_loop_or_none.obj().call0()
+    let Some(offset) = state().layout.running_loop else {
+        return state().asyncio.running_loop_or_none.obj().call0();
+    };
+    // SAFETY: the thread is attached; the offset was found inside the thread state, where an owned
+    // reference or null lies.
+    let running = unsafe {
+        let thread = c::PyThreadState_Get().cast::<u8>();
+        Obj::from_nullable(*thread.add(offset).cast::<*mut PyObject>())
+    };
+    Ok(running.map_or_else(super::object::none_ref, Obj::to_ref))
 }

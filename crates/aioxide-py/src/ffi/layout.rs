@@ -29,6 +29,8 @@ pub struct Layout {
     pub is_task: Option<usize>,
     /// `TaskObj.task_node`: two pointers, `next` and `prev`.
     pub node: Option<usize>,
+    /// The running loop's place in the thread state.
+    pub running_loop: Option<usize>,
     /// The running task's place in the thread state.
     pub running_task: Option<usize>,
     /// The head of the thread's task list in the thread state.
@@ -231,14 +233,22 @@ impl Probe {
         let previous = self.call(c"_swap_current_task", &[event_loop, self.task.obj()])?;
         // SAFETY: the thread is attached.
         let thread = unsafe { c::PyThreadState_Get() }.cast::<u8>();
-        layout.running_task = (0..limit).step_by(WORD).find(|&offset| {
-            // SAFETY: below the list head, hence inside the thread state.
-            let word = unsafe { thread.add(offset).cast::<usize>().read() };
-            word == self.task.ptr() as usize
-        });
+        // SAFETY: below the list head, hence inside the thread state.
+        let word_of = |offset: usize| unsafe { thread.add(offset).cast::<usize>().read() };
+        let mut places = (0..limit).step_by(WORD);
+        let task = self.task.ptr() as usize;
+        layout.running_task = places.find(|&offset| word_of(offset) == task);
+        let running = event_loop.ptr() as usize;
+        let places = (0..limit).step_by(WORD);
+        let places: Vec<usize> = places.filter(|&place| word_of(place) == running).collect();
         self.call(c"_swap_current_task", &[event_loop, previous.obj()])?;
         if outside {
             self.call(c"_set_running_loop", &[super::object::none()])?;
+        }
+        if let [place] = places[..]
+            && (!outside || word_of(place) == 0)
+        {
+            layout.running_loop = Some(place);
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ pub mod registry;
 pub mod sequence;
 pub mod set;
 pub mod socket;
+pub mod stop;
 pub mod trash;
 pub mod weak;
 

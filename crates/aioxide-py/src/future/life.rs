@@ -165,10 +165,13 @@ pub(super) unsafe extern "C" fn dealloc(future: *mut PyObject) {
 unsafe fn free(future: *mut PyObject) {
     // SAFETY: an instance of ours without references; a finalizer may bring it back to life.
     unsafe {
-        if c::PyObject_CallFinalizerFromDealloc(future) < 0 {
+        let class = c::Py_TYPE(future);
+        // All that the finalizer of this very type does is to report; subclasses may do more.
+        let silent =
+            class == state().future_type && !fields(Obj::from_ptr(future)).log_traceback.get();
+        if !silent && c::PyObject_CallFinalizerFromDealloc(future) < 0 {
             return;
         }
-        let class = c::Py_TYPE(future);
         c::PyObject_GC_UnTrack(future.cast());
         c::PyObject_ClearWeakRefs(future);
         clear(future);

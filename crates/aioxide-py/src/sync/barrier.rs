@@ -12,7 +12,7 @@ use super::bound::{self, Bound, Family, Fields, fields, replaced, repr_with, sto
 use super::coroutine::{self, Frame, Kind, Next, Resumed};
 use super::count::Count;
 use super::function::{self, Function};
-use super::managed::{coroutine_method, no_arguments};
+use super::managed::{check_none, coroutine_method, no_arguments};
 use super::{condition, condition_class, lock};
 use crate::ffi::builtin::Comparison;
 use crate::ffi::call::{import, int};
@@ -322,7 +322,7 @@ const ARGUMENTS: Signature = no_arguments("Barrier.wait");
 const ENTER_ARGUMENTS: Signature = no_arguments("Barrier.__aenter__");
 
 fn wait_method(barrier: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    args.bind_python::<0>(&ARGUMENTS)?;
+    check_none(&args, &ARGUMENTS)?;
     let family = &state().sync.barrier;
     let condition = of(barrier).condition.get_or_none();
     let own = replaced(barrier, family)? & PRIVATE == 0
@@ -335,7 +335,7 @@ fn wait_method(barrier: Obj<'_>, args: Args<'_>) -> R<Ref> {
 }
 
 fn enter_method(barrier: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    args.bind_python::<0>(&ENTER_ARGUMENTS)?;
+    check_none(&args, &ENTER_ARGUMENTS)?;
     let family = &state().sync.barrier;
     if replaced(barrier, family)? & WAIT != 0 {
         return family.as_stock(&state().names.__aenter__, &[barrier]);

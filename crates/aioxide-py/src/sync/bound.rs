@@ -12,7 +12,7 @@ use std::ffi::{CStr, c_int, c_void};
 
 use pyo3_ffi as c;
 
-use crate::event_loop;
+use crate::event_loop::{self, LoopFields};
 use crate::ffi::builtin::{self, dict_get};
 use crate::ffi::call::{dict, dict_set, interned, string, tuple};
 use crate::ffi::class::{Class, Visitor, type_version};
@@ -31,6 +31,8 @@ pub struct Bound {
     weakrefs: Cell<*mut PyObject>,
     /// The loop of the first wait. *Source*: `asyncio.mixins._LoopBoundMixin`.
     event_loop: Slot,
+    /// The native loop behind it, if futures may be made on it directly.
+    native: Cell<*const LoopFields>,
     /// Version of the type, and size of the dict, for which `replaced` was found.
     seen_version: Cell<u32>,
     seen_dict_len: Cell<u32>,
@@ -82,7 +84,8 @@ impl Family {
     /// Whether `object` has the native fields.
     #[inline]
     pub fn is_core_of(&self, object: Obj<'_>) -> bool {
-        object.is_instance_of_type(self.core.ptr().cast())
+        object.type_ptr() == self.leaf.ptr().cast()
+            || object.is_instance_of_type(self.core.ptr().cast())
     }
 
     /// What asyncio's own code does, on the attributes of a native object: `Class.name(*args)`.
@@ -112,10 +115,18 @@ impl Bound {
             dict: Slot::empty(),
             weakrefs: Cell::new(std::ptr::null_mut()),
             event_loop: Slot::empty(),
+            native: Cell::new(std::ptr::null()),
             seen_version: Cell::new(0),
             seen_dict_len: Cell::new(0),
             replaced: Cell::new(0),
         }
+    }
+
+    fn bind(&self, event_loop: Option<Obj<'_>>) {
+        let native = event_loop.and_then(event_loop::native);
+        self.native
+            .set(native.map_or(std::ptr::null(), std::ptr::from_ref));
+        self.event_loop.set(event_loop.map(Obj::to_ref));
     }
 
     fn dict_len(&self) -> u32 {
@@ -187,14 +198,18 @@ pub fn set_own_attribute(this: Obj<'_>, name: &Ref, value: Option<Obj<'_>>) -> R
 #[inline]
 pub fn create_future(this: Obj<'_>) -> R<Ref> {
     let event_loop = running_loop_of(this)?;
-    event_loop::create_future_on(event_loop.obj())
+    // SAFETY: points into the loop that the field beside it keeps alive, which is the running one.
+    match unsafe { bound(this).native.get().as_ref() } {
+        Some(native) => event_loop::create_future_with(event_loop.obj(), native),
+        None => event_loop::create_future_on(event_loop.obj()),
+    }
 }
 
 fn running_loop_of(this: Obj<'_>) -> R<Ref> {
     let running = current::running_loop()?;
     let bound = bound(this);
     if bound.event_loop.is_empty() && !running.obj().is_none() {
-        bound.event_loop.set(Some(running.clone()));
+        bound.bind(Some(running.obj()));
     }
     if bound.event_loop.is_empty() || bound.event_loop.ptr() == running.ptr() {
         return Ok(running);
@@ -223,7 +238,7 @@ pub fn get_loop(this: Obj<'_>) -> R<Ref> {
 /// `_loop = value`.
 pub fn set_loop(this: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
     let value = value.filter(|value| !value.is_none());
-    bound(this).event_loop.set(value.map(Obj::to_ref));
+    bound(this).bind(value);
     Ok(())
 }
 
@@ -307,7 +322,7 @@ unsafe extern "C" fn clear<F: Fields>(this: *mut PyObject) -> c_int {
     // SAFETY: the collector passes a live instance.
     let this = unsafe { Obj::from_ptr(this) };
     bound(this).dict.clear();
-    bound(this).event_loop.clear();
+    bound(this).bind(None);
     fields::<F>(this).clear();
     0
 }

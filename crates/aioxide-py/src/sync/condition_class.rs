@@ -13,7 +13,7 @@ use super::condition::{
 use super::coroutine::{self, Frame, Kind, Next, Resumed};
 use super::count::Count;
 use super::function::{self, Function};
-use super::managed::{ENTER, coroutine_method, exit_method, no_arguments};
+use super::managed::{ENTER, check_none, coroutine_method, exit_method, no_arguments};
 use crate::ffi::class::{attribute, bind_tuple_python, initializer, noargs, varargs};
 use crate::ffi::object::none_ref;
 use crate::ffi::{Args, Obj, PyObject, R, Ref, Signature};
@@ -220,7 +220,7 @@ pub fn wait_method_of(condition: Obj<'_>) -> R<Ref> {
 }
 
 fn wait_method(condition: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    args.bind_python::<0>(&WAIT_ARGUMENTS)?;
+    check_none(&args, &WAIT_ARGUMENTS)?;
     wait_method_of(condition)
 }
 
@@ -233,7 +233,7 @@ fn wait_for_method(condition: Obj<'_>, args: Args<'_>) -> R<Ref> {
 }
 
 fn enter_method(condition: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    args.bind_python::<0>(&ENTER)?;
+    check_none(&args, &ENTER)?;
     coroutine::create(&ENTERING, [Some(condition.to_ref())])
 }
 

@@ -25,9 +25,11 @@ use crate::state::state;
 
 mod awaiting;
 mod class;
+mod spare;
 mod wrapper;
 
 pub use class::build_type;
+pub use spare::Spare;
 pub use wrapper::build_type as build_wrapper_type;
 
 /// What a body is told when it goes on.
@@ -116,6 +118,8 @@ struct Fields {
     weakrefs: Cell<*mut PyObject>,
     phase: Cell<u8>,
     waiting: Cell<u8>,
+    /// The collector or the destructor has finalized it.
+    finalized: Cell<bool>,
 }
 
 const OFFSET: usize = size_of::<PyObject>();
@@ -137,8 +141,8 @@ pub fn is_native(object: Obj<'_>) -> bool {
 pub fn create<const N: usize>(kind: &'static Kind, locals: [Option<Ref>; N]) -> R<Ref> {
     const { assert!(N <= SLOTS) };
     let class = state().types.coroutine.ptr().cast();
-    // SAFETY: a ready type of ours; zeroed memory is a valid, finished coroutine.
-    let coroutine = unsafe { Ref::steal(c::PyType_GenericAlloc(class, 0)) }?;
+    // Zeroed memory is a valid, finished coroutine.
+    let coroutine = state().spare_coroutines.take(class)?;
     let this = fields(coroutine.obj());
     for (slot, local) in this.frame.slots.iter().zip(locals) {
         slot.set(local);

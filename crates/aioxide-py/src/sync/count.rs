@@ -53,25 +53,26 @@ impl Count {
     /// Adds `step`.
     #[inline]
     pub fn add(&self, step: i64) -> R<()> {
-        if let Some(other) = self.other.get() {
-            let sum = add(other.obj(), int(step)?.obj())?;
-            self.set(sum.obj());
-        } else {
-            let sum = self.small.get() + step;
-            if sum.abs() < SMALL_MAX {
-                self.small.set(sum);
-            } else {
-                self.set(int(sum)?.obj());
-            }
+        let sum = self.small.get() + step;
+        if self.other.is_empty() && sum.abs() < SMALL_MAX {
+            self.small.set(sum);
+            return Ok(());
         }
+        self.add_slowly(step)
+    }
+
+    #[cold]
+    fn add_slowly(&self, step: i64) -> R<()> {
+        let sum = add(self.get()?.obj(), int(step)?.obj())?;
+        self.set(sum.obj());
         Ok(())
     }
 
     /// The truth of `number <comparison> value`.
-    #[inline]
+    #[inline(always)]
     pub fn is(&self, comparison: Comparison, value: i64) -> R<bool> {
-        if let Some(other) = self.other.get() {
-            return compare(other.obj(), comparison, int(value)?.obj());
+        if !self.other.is_empty() {
+            return self.is_slowly(comparison, value);
         }
         let small = self.small.get();
         Ok(match comparison {
@@ -81,6 +82,11 @@ impl Count {
             Comparison::Greater => small > value,
             Comparison::AtLeast => small >= value,
         })
+    }
+
+    #[cold]
+    fn is_slowly(&self, comparison: Comparison, value: i64) -> R<bool> {
+        compare(self.get()?.obj(), comparison, int(value)?.obj())
     }
 
     /// The truth of `number <comparison> other`.

@@ -11,7 +11,7 @@ use super::bound::{self, Bound, Family, Fields, create_future, fields, replaced,
 use super::coroutine::{self, Frame, Kind, Next, Resumed};
 use super::function::{self, Function};
 use super::line::{Line, is_done, resolve};
-use super::managed::{coroutine_method, no_arguments};
+use super::managed::{check_none, coroutine_method, no_arguments};
 use crate::ffi::class::{Visitor, attribute, bind_tuple_python, initializer, noargs};
 use crate::ffi::object::{boolean, none_ref};
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature};
@@ -174,7 +174,7 @@ static WAITING: Kind = Kind {
 const ARGUMENTS: Signature = no_arguments("Event.wait");
 
 fn wait_method(event: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    args.bind_python::<0>(&ARGUMENTS)?;
+    check_none(&args, &ARGUMENTS)?;
     let family = &state().sync.event;
     if replaced(event, family)? & GET_LOOP != 0 {
         return family.as_stock(&state().names.wait, &[event]);

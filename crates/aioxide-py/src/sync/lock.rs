@@ -13,7 +13,7 @@ use super::bound::{self, Bound, Family, Fields, create_future, fields, replaced,
 use super::coroutine::{self, Frame, Kind, Next, Resumed};
 use super::function::{self, Function};
 use super::line::{Line, is_done, resolve};
-use super::managed::{ENTER, coroutine_method, exit_method, no_arguments};
+use super::managed::{ENTER, check_none, coroutine_method, exit_method, no_arguments};
 use crate::ffi::class::{Visitor, attribute, bind_tuple_python, initializer, noargs};
 use crate::ffi::object::{boolean, none_ref};
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature, Slot};
@@ -222,7 +222,7 @@ static ENTERING: Kind = Kind {
 const ARGUMENTS: Signature = no_arguments("Lock.acquire");
 
 fn acquire_method(lock: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    args.bind_python::<0>(&ARGUMENTS)?;
+    check_none(&args, &ARGUMENTS)?;
     if !is_native(lock, WAKE_UP_FIRST | GET_LOOP)? {
         return state().sync.lock.as_stock(&state().names.acquire, &[lock]);
     }
@@ -230,7 +230,7 @@ fn acquire_method(lock: Obj<'_>, args: Args<'_>) -> R<Ref> {
 }
 
 fn enter_method(lock: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    args.bind_python::<0>(&ENTER)?;
+    check_none(&args, &ENTER)?;
     if !is_native(lock, WAKE_UP_FIRST | GET_LOOP | ACQUIRE)? {
         let sync = &state().sync;
         return sync.lock.as_stock(&state().names.__aenter__, &[lock]);

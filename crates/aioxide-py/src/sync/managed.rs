@@ -6,7 +6,7 @@
 
 use super::coroutine::{self, Frame, Kind, Next, Resumed};
 use super::{condition, lock, semaphore};
-use crate::ffi::object::none_ref;
+use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Args, Obj, R, Ref, Signature};
 use crate::state::state;
 
@@ -35,6 +35,25 @@ pub const fn no_arguments(name: &'static str) -> Signature {
         positional: 0,
         required: 0,
     }
+}
+
+/// Refuses arguments.
+#[inline]
+pub fn check_none(args: &Args<'_>, signature: &Signature) -> R<()> {
+    if args.is_empty() {
+        return Ok(());
+    }
+    args.bind_python::<0>(signature).map(drop)
+}
+
+/// The one argument of a method that takes exactly one.
+#[inline]
+pub fn only<'a>(args: &Args<'a>, signature: &Signature) -> R<Obj<'a>> {
+    if let Some([only]) = args.exactly::<1>() {
+        return Ok(only);
+    }
+    let [only] = args.bind_python::<1>(signature)?;
+    Ok(only.unwrap_or(none()))
 }
 
 /// The arguments of `__aenter__`.
@@ -75,6 +94,8 @@ fn release(this: Obj<'_>) -> R<()> {
 
 /// `__aexit__(exc_type, exc, tb)`.
 pub fn exit_method(this: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    args.bind_python::<3>(&EXIT)?;
+    if args.exactly::<3>().is_none() {
+        args.bind_python::<3>(&EXIT)?;
+    }
     coroutine::create(&KIND, [Some(this.to_ref())])
 }

@@ -8,7 +8,7 @@ use pyo3_ffi as c;
 use super::bound::{self, Family, Fields};
 use super::coroutine::{self, Kind};
 use super::function::{self, Function};
-use super::managed::{coroutine_method, no_arguments};
+use super::managed::{check_none, coroutine_method, no_arguments, only};
 use super::queue::{
     BY_FULL, BY_GET, BY_GET_NOWAIT, BY_PUT, BY_PUT_NOWAIT, EMPTY, GET, INIT, ITEM, METHODS,
     QueueFields, SELF, finished, get, get_nowait, is_full, is_native, join, of, put, put_nowait,
@@ -20,7 +20,7 @@ use crate::ffi::call::{int, string, uint};
 use crate::ffi::class::{
     Class, Visitor, attribute, bind_tuple_python, initializer, noargs, onearg, varargs,
 };
-use crate::ffi::object::{boolean, none, none_ref};
+use crate::ffi::object::{boolean, none_ref};
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature};
 use crate::future::required;
 use crate::state::state;
@@ -70,11 +70,7 @@ fn get_private(queue: Obj<'_>) -> R<Ref> {
 }
 
 fn put_nowait_method(queue: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    let [item] = args.bind_python::<1>(&Signature {
-        name: "Queue.put_nowait",
-        ..PUT_ARGUMENTS
-    })?;
-    let item = item.unwrap_or(none());
+    let item = only(&args, &PUT_NOWAIT_ARGUMENTS)?;
     if !is_native(queue, BY_PUT_NOWAIT)? {
         return as_stock(&state().names.put_nowait, &[queue, item]);
     }
@@ -286,12 +282,15 @@ const PUT_ARGUMENTS: Signature = Signature {
     positional: 1,
     required: 1,
 };
+const PUT_NOWAIT_ARGUMENTS: Signature = Signature {
+    name: "Queue.put_nowait",
+    ..PUT_ARGUMENTS
+};
 const GET_ARGUMENTS: Signature = no_arguments("Queue.get");
 const JOIN_ARGUMENTS: Signature = no_arguments("Queue.join");
 
 fn put_method(queue: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    let [item] = args.bind_python::<1>(&PUT_ARGUMENTS)?;
-    let item = item.unwrap_or(none());
+    let item = only(&args, &PUT_ARGUMENTS)?;
     if !is_native(queue, BY_PUT)? {
         return as_stock(&state().names.put, &[queue, item]);
     }
@@ -300,7 +299,7 @@ fn put_method(queue: Obj<'_>, args: Args<'_>) -> R<Ref> {
 }
 
 fn get_method(queue: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    args.bind_python::<0>(&GET_ARGUMENTS)?;
+    check_none(&args, &GET_ARGUMENTS)?;
     if !is_native(queue, BY_GET)? {
         return as_stock(&state().names.get, &[queue]);
     }
@@ -308,7 +307,7 @@ fn get_method(queue: Obj<'_>, args: Args<'_>) -> R<Ref> {
 }
 
 fn join_method(queue: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    args.bind_python::<0>(&JOIN_ARGUMENTS)?;
+    check_none(&args, &JOIN_ARGUMENTS)?;
     coroutine::create(&JOINING, [Some(queue.to_ref())])
 }
 

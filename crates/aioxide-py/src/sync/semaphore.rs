@@ -13,7 +13,7 @@ use super::coroutine::{self, Frame, Kind, Next, Resumed};
 use super::count::Count;
 use super::function::{self, Function};
 use super::line::{Line, is_cancelled, is_done, resolve};
-use super::managed::{ENTER, coroutine_method, exit_method, no_arguments};
+use super::managed::{ENTER, check_none, coroutine_method, exit_method, no_arguments};
 use crate::ffi::builtin::Comparison;
 use crate::ffi::class::{Visitor, attribute, bind_tuple_python, initializer, noargs};
 use crate::ffi::object::{boolean, none_ref};
@@ -312,7 +312,7 @@ static ENTERING: Kind = Kind {
 const ARGUMENTS: Signature = no_arguments("Semaphore.acquire");
 
 fn acquire_method(semaphore: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    args.bind_python::<0>(&ARGUMENTS)?;
+    check_none(&args, &ARGUMENTS)?;
     if !is_native(semaphore, WAKE_UP_NEXT | GET_LOOP | LOCKED)? {
         let family = &state().sync.semaphore;
         return family.as_stock(&state().names.acquire, &[semaphore]);
@@ -321,7 +321,7 @@ fn acquire_method(semaphore: Obj<'_>, args: Args<'_>) -> R<Ref> {
 }
 
 fn enter_method(semaphore: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    args.bind_python::<0>(&ENTER)?;
+    check_none(&args, &ENTER)?;
     if !is_native(semaphore, WAKE_UP_NEXT | GET_LOOP | LOCKED | ACQUIRE)? {
         let family = &state().sync.semaphore;
         return family.as_stock(&state().names.__aenter__, &[semaphore]);

@@ -16,6 +16,7 @@ use crate::ffi::object::{boolean, none};
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, trash};
 use crate::future;
 use crate::future_iter::{exception_of, stop_iteration};
+use crate::state::state;
 
 unsafe extern "C" fn am_send(
     coroutine: *mut PyObject,
@@ -152,6 +153,7 @@ unsafe extern "C" fn finalize(coroutine: *mut PyObject) {
     // SAFETY: the interpreter passes a live instance.
     let coroutine = unsafe { Obj::from_ptr(coroutine) };
     let this = fields(coroutine);
+    this.finalized.set(true);
     if this.phase() == Phase::Finished {
         return;
     }
@@ -228,8 +230,12 @@ unsafe fn free(coroutine: *mut PyObject) {
         if !this.weakrefs.get().is_null() {
             c::PyObject_ClearWeakRefs(coroutine);
         }
-        this.finish();
-        future::free_instance(coroutine, class);
+        if this.phase() != Phase::Finished {
+            this.finish();
+        }
+        if !state().spare_coroutines.keep(coroutine, this) {
+            future::free_instance(coroutine, class);
+        }
     }
 }
 

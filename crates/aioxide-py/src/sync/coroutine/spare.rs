@@ -1,0 +1,82 @@
+//! Memory of coroutines that have ended, kept for the next ones.
+//!
+//! A coroutine lives as long as one `await`; asking the allocator and the collector for each is
+//! most of what a short one costs. May touch: the memory of dead coroutines. Invariants: what is
+//! kept is zero but for the link to the next, is not tracked, was never finalized and holds no
+//! reference, on its type neither.
+
+use std::cell::Cell;
+
+use pyo3_ffi as c;
+
+use super::{Fields, OFFSET};
+use crate::ffi::{PyObject, R, Ref, Slot};
+
+/// As many as a loop's turn may end at once before the next begin; 12 KiB of memory.
+const KEPT_MAX: u32 = 64;
+
+/// A list of dead coroutines, linked through their first field.
+pub struct Spare {
+    first: Cell<*mut PyObject>,
+    count: Cell<u32>,
+}
+
+impl Spare {
+    /// Nothing yet.
+    pub const fn new() -> Spare {
+        Spare {
+            first: Cell::new(std::ptr::null_mut()),
+            count: Cell::new(0),
+        }
+    }
+
+    /// Memory for a coroutine, zero behind the object's head.
+    #[inline]
+    pub(super) fn take(&self, class: *mut c::PyTypeObject) -> R<Ref> {
+        let first = self.first.get();
+        if first.is_null() {
+            // SAFETY: a ready type of ours.
+            return unsafe { Ref::steal(c::PyType_GenericAlloc(class, 0)) };
+        }
+        // SAFETY: dead memory of a coroutine, whose first field is the link.
+        unsafe {
+            let link = first.byte_add(OFFSET).cast::<*mut PyObject>();
+            self.first.set(link.replace(std::ptr::null_mut()));
+        }
+        self.count.set(self.count.get() - 1);
+        // SAFETY: untracked memory of that type; both make it a new object with one reference.
+        unsafe {
+            c::PyObject_Init(first, class);
+            c::PyObject_GC_Track(first.cast());
+            Ref::steal(first)
+        }
+    }
+
+    /// Keeps the memory of a dead coroutine, unless there is enough: then false.
+    ///
+    /// # Safety
+    /// An untracked coroutine without references, finished, and its fields; nobody touches it
+    /// afterwards.
+    #[inline]
+    pub(super) unsafe fn keep(&self, coroutine: *mut PyObject, fields: &Fields) -> bool {
+        // The collector would not finalize the same memory a second time.
+        if fields.finalized.get() || self.count.get() == KEPT_MAX || cfg!(Py_GIL_DISABLED) {
+            return false;
+        }
+        debug_assert!(fields.awaited.is_empty() && fields.weakrefs.get().is_null());
+        debug_assert!(fields.frame.slots.iter().all(Slot::is_empty));
+        fields.frame.number.set(0);
+        fields.frame.stage.set(0);
+        fields.waiting.set(0);
+        fields.kind.set(None);
+        // SAFETY: the first field, a slot that holds nothing; the type's reference is the object's.
+        unsafe {
+            let link = coroutine.byte_add(OFFSET).cast::<*mut PyObject>();
+            link.write(self.first.get());
+            c::Py_DECREF(c::Py_TYPE(coroutine).cast());
+        }
+        self.first.set(coroutine);
+        self.count.set(self.count.get() + 1);
+        true
+    }
+}
