@@ -8,7 +8,7 @@ use super::life::own;
 use super::parts::put;
 use super::protocol::{Protocol, reader_of};
 use super::{reader, writer};
-use crate::ffi::call::{dict, dict_set, string, tuple, tuple_item};
+use crate::ffi::call::{dict, dict_set, string};
 use crate::ffi::object::none_ref;
 use crate::ffi::{Obj, R, Ref};
 use crate::state::state;
@@ -101,17 +101,15 @@ fn watch(this: &Protocol, event_loop: Obj<'_>, transport: Obj<'_>, coro: Obj<'_>
     let names = &state().names;
     let task = event_loop.call_method1(names.create_task.obj(), coro)?;
     this.task.set(Some(task.clone()));
-    let about = tuple(&[event_loop, transport])?;
-    let callback = state().streams.task_done.bind(about.obj())?;
+    let callback = state().streams.task_done.bind(transport)?;
     task.obj()
         .call_method1(names.add_done_callback.obj(), callback.obj())
         .map(drop)
 }
 
-/// The done callback of a handler's task; `about` is (loop, transport).
-pub fn handler_done(about: Obj<'_>, task: Obj<'_>) -> R<Ref> {
+/// The done callback of a handler's task, bound to the transport.
+pub fn handler_done(transport: Obj<'_>, task: Obj<'_>) -> R<Ref> {
     let names = &state().names;
-    let (event_loop, transport) = (tuple_item(about, 0), tuple_item(about, 1));
     if state().streams.quirks.closes_cancelled
         && task.call_method0(names.cancelled.obj())?.obj().is_true()?
     {
@@ -120,7 +118,8 @@ pub fn handler_done(about: Obj<'_>, task: Obj<'_>) -> R<Ref> {
     }
     let exc = task.call_method0(names.exception.obj())?;
     if !exc.obj().is_none() {
-        report(event_loop, transport, exc.obj())?;
+        let event_loop = task.call_method0(names.get_loop.obj())?;
+        report(event_loop.obj(), transport, exc.obj())?;
         transport.call_method0(names.close.obj())?;
     }
     Ok(none_ref())

@@ -132,7 +132,7 @@ fn methods() -> Vec<c::PyMethodDef> {
     ]
 }
 
-/// The done callback of a handler's task, bound to (loop, transport).
+/// The done callback of a handler's task, bound to the transport.
 pub fn task_done() -> Function {
     Function::new(onearg!(
         c"callback",
