@@ -33,6 +33,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "StreamWriter": ("streams",),
     "TaskGroup": ("taskgroups",),
     "Timeout": ("timeouts",),
+    "as_completed": ("tasks",),
     "gather": ("tasks",),
     "shield": ("tasks",),
     "sleep": ("tasks", "streams"),

@@ -146,6 +146,7 @@ pub struct Types {
     pub coroutine_wrapper: Ref,
     pub coroutine_function: Ref,
     pub cell: Ref,
+    pub as_completed: Ref,
     pub gathering: Ref,
     pub job_queue: Ref,
     pub handle: Ref,
@@ -228,29 +229,7 @@ pub fn init() -> R<()> {
     let layout = Layout::probe(asyncio.future_class.obj(), asyncio.task_class.obj())?;
     let module = import(c"_asyncio")?;
     let tasks = import(c"asyncio.tasks")?;
-    let future = crate::future::build_type(&asyncio, layout.fields)?;
-    let types = Types {
-        gathering: crate::sync::gathering::build_type(&asyncio, future.obj(), layout.fields)?,
-        future,
-        task: crate::task::build_type(&asyncio, layout.fields)?,
-        future_iter: crate::future_iter::build_type()?,
-        coroutine: crate::sync::coroutine::build_type()?,
-        coroutine_wrapper: crate::sync::coroutine::build_wrapper_type()?,
-        coroutine_function: crate::sync::function::build_type()?,
-        cell: crate::sync::build_cell_type()?,
-        job_queue: crate::event_loop::build_job_queue_type()?,
-        handle: crate::handle::build_type(&asyncio)?,
-        timer_handle: crate::handle::build_timer_type(&asyncio)?,
-        thread_safe_handle: crate::handle::build_thread_safe_type(&asyncio)?,
-        event_loop: crate::event_loop::build_type()?,
-        stream_transport: crate::transport::build_type(&asyncio)?,
-        datagram_transport: crate::transport::build_datagram_type(&asyncio)?,
-        read_pipe_transport: crate::transport::build_read_pipe_type(&asyncio)?,
-        write_pipe_transport: crate::transport::build_write_pipe_type(&asyncio)?,
-        file_sender: crate::transport::build_file_sender_type()?,
-        tls_protocol: crate::transport::build_tls_protocol_type(&asyncio)?,
-        tls_transport: crate::transport::build_tls_transport_type(&asyncio)?,
-    };
+    let types = Types::build(&asyncio, layout.fields)?;
     let (context, debug) = (interned(c"context")?, interned(c"debug")?);
     let state = State {
         names: Names::new()?,
@@ -291,6 +270,37 @@ pub fn init() -> R<()> {
     };
     STATE.store(Box::into_raw(Box::new(state)), Ordering::Relaxed);
     streams::finish(self::state())
+}
+
+impl Types {
+    /// Creates them; futures and tasks keep their own fields at `offset`.
+    fn build(asyncio: &Asyncio, offset: usize) -> R<Types> {
+        let future = crate::future::build_type(asyncio, offset)?;
+        let coroutine_function = crate::sync::function::build_type()?;
+        Ok(Types {
+            gathering: crate::sync::gathering::build_type(asyncio, future.obj(), offset)?,
+            future,
+            task: crate::task::build_type(asyncio, offset)?,
+            future_iter: crate::future_iter::build_type()?,
+            coroutine: crate::sync::coroutine::build_type()?,
+            coroutine_wrapper: crate::sync::coroutine::build_wrapper_type()?,
+            coroutine_function: coroutine_function.clone(),
+            cell: crate::sync::build_cell_type()?,
+            job_queue: crate::event_loop::build_job_queue_type()?,
+            as_completed: crate::sync::build_as_completed_type(coroutine_function.obj())?,
+            handle: crate::handle::build_type(asyncio)?,
+            timer_handle: crate::handle::build_timer_type(asyncio)?,
+            thread_safe_handle: crate::handle::build_thread_safe_type(asyncio)?,
+            event_loop: crate::event_loop::build_type()?,
+            stream_transport: crate::transport::build_type(asyncio)?,
+            datagram_transport: crate::transport::build_datagram_type(asyncio)?,
+            read_pipe_transport: crate::transport::build_read_pipe_type(asyncio)?,
+            write_pipe_transport: crate::transport::build_write_pipe_type(asyncio)?,
+            file_sender: crate::transport::build_file_sender_type()?,
+            tls_protocol: crate::transport::build_tls_protocol_type(asyncio)?,
+            tls_transport: crate::transport::build_tls_transport_type(asyncio)?,
+        })
+    }
 }
 
 /// `getattr(object, name)` or nothing where it is missing.

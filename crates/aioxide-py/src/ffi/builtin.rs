@@ -104,6 +104,12 @@ pub fn set_from(iterable: Obj<'_>) -> R<Ref> {
     unsafe { Ref::steal(c::PySet_New(iterable.ptr())) }
 }
 
+/// `set.discard(item)`.
+pub fn set_remove(set: Obj<'_>, item: Obj<'_>) -> R<()> {
+    // SAFETY: both alive.
+    check(unsafe { c::PySet_Discard(set.ptr(), item.ptr()) })
+}
+
 /// `set.add(item)`.
 pub fn set_add(set: Obj<'_>, item: Obj<'_>) -> R<()> {
     // SAFETY: both alive.

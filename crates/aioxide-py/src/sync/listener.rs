@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{gathering, release, shield, task_group, wait};
+use super::{as_completed, gathering, release, shield, task_group, wait};
 use crate::ffi::{Obj, R, Ref};
 use crate::state::state;
 
@@ -30,6 +30,8 @@ pub enum Listener {
     ShieldInner = 6,
     /// The cell of a `shield`, to be told by the outer future.
     ShieldOuter = 7,
+    /// The iterator of an `as_completed`.
+    AsCompleted = 8,
 }
 
 impl Listener {
@@ -50,6 +52,7 @@ impl Listener {
             5 => Some(Listener::ShieldEdge),
             6 => Some(Listener::ShieldInner),
             7 => Some(Listener::ShieldOuter),
+            8 => Some(Listener::AsCompleted),
             _ => None,
         }
     }
@@ -65,6 +68,7 @@ impl Listener {
             Listener::ShieldEdge => shield::clear_edge(target, future),
             Listener::ShieldInner => shield::inner_done(target, future),
             Listener::ShieldOuter => shield::outer_done(target),
+            Listener::AsCompleted => as_completed::completed(target, future),
         }
     }
 
@@ -78,6 +82,7 @@ impl Listener {
             Listener::ShieldEdge => shield::CLEAR_EDGE.bind(target),
             Listener::ShieldInner => shield::INNER_DONE.bind(target),
             Listener::ShieldOuter => shield::OUTER_DONE.bind(target),
+            Listener::AsCompleted => as_completed::callback(target),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! wakes somebody does so by an entry of the ready queue where asyncio has one, so the order of
 //! wake-ups is asyncio's.
 
+mod as_completed;
 mod barrier;
 mod bound;
 mod cell;
@@ -40,6 +41,7 @@ mod wait;
 mod wait_for;
 mod waiting;
 
+pub use as_completed::build_type as build_as_completed_type;
 pub use cell::build_type as build_cell_type;
 pub use listener::Listener;
 pub use timeout::Timeouts;
@@ -145,11 +147,19 @@ impl Families {
 
 /// The module's functions of this room that return no coroutine.
 pub fn methods() -> impl Iterator<Item = c::PyMethodDef> {
-    timeout_class::methods().into_iter().chain([varargs!(
-        c"shield",
-        shield::shield,
-        c"($module, /, arg)\nWait for a future, shielding it from cancellation."
-    )])
+    timeout_class::methods().into_iter().chain([
+        varargs!(
+            c"as_completed",
+            as_completed::as_completed,
+            c"($module, /, fs, *, timeout=None)\n\
+              Create an iterator of awaitables or their results in completion order."
+        ),
+        varargs!(
+            c"shield",
+            shield::shield,
+            c"($module, /, arg)\nWait for a future, shielding it from cancellation."
+        ),
+    ])
 }
 
 /// Adds to the module what it exports of this room.

@@ -175,11 +175,12 @@ fn iterator_of(awaitable: Ref) -> R<Ref> {
         std::mem::transmute::<*mut std::ffi::c_void, Option<c::unaryfunc>>(slot)
     };
     let Some(method) = method else {
-        return Err(type_error(
-            "object ",
-            object,
-            " can't be used in 'await' expression",
-        ));
+        let (before, after) = if cfg!(Py_3_14) {
+            ("'", "' object can't be awaited")
+        } else {
+            ("object ", " can't be used in 'await' expression")
+        };
+        return Err(type_error(before, object, after));
     };
     // SAFETY: the type's own slot on an instance of it.
     let iterator = unsafe { Ref::steal(method(object.ptr())) }?;
