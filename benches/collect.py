@@ -72,6 +72,9 @@ def collect(
             cell.rounds.append(case.measure(name, effort))
         except cases.Failure as error:
             cell.failure = str(error)
+        except Exception as error:
+            # Ours is the mistake then; hours of other measurements are not to be lost by it.
+            cell.failure = f"the benchmark itself: {type(error).__name__}: {error}"
         cell.seconds += time.monotonic() - begin
     return cells
 

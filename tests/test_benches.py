@@ -104,6 +104,15 @@ def test_a_failure_is_kept_and_the_others_go_on() -> None:
     assert tables.failures([made]) == "- bad, a: it broke"
 
 
+def test_a_mistake_of_ours_loses_no_other_number() -> None:
+    def measure(entrant: str, effort: cases.Effort) -> cases.Samples:
+        return {"wall": [1 / int(entrant)]}
+
+    cells = collect.collect([case("a", measure)], ["0", "1"], EFFORT)
+    assert cells["a", "0"].failure.startswith("the benchmark itself: ZeroDivisionError")
+    assert len(cells["a", "1"].rounds) == EFFORT.rounds
+
+
 def test_a_late_failure_hides_no_number() -> None:
     cells = {("a", "x"): collect.Cell([{"wall": [2.0]}, {"wall": [4.0]}], "later")}
     text = tables.table([lines.make(case("a"), TIME, cells)])
