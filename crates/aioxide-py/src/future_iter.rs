@@ -1,8 +1,11 @@
 //! What `await future` runs: yields the future once, then returns its result.
 //!
-//! May touch: the future's `blocking` mark. Invariant: after `throw` or `close` the iterator holds
-//! no future and is finished. Both protocols are native: `am_send` (the `SEND` instruction of 3.11)
-//! and `tp_iternext` (3.12 and later).
+//! `await` drives the future itself: an iterator between the two would be one more object to make,
+//! to track and to free for each wait. Whoever iterates by hand (`iter(future)`, `yield from`,
+//! `future.__await__()`) gets an iterator with `send`, `throw` and `close`. Both protocols are
+//! native: `am_send` (the `SEND` instruction of 3.11) and `tp_iternext` (3.12 and later). May
+//! touch: the future's `blocking` mark. Invariant: after `throw` or `close` the iterator holds no
+//! future and is finished.
 
 use std::ffi::c_int;
 
@@ -26,8 +29,78 @@ fn fields(iter: Obj<'_>) -> &IterFields {
     unsafe { layout::fields(iter.ptr(), OFFSET) }
 }
 
-/// `tp_iter` and `am_await` of futures and tasks.
-pub unsafe extern "C" fn create(future: *mut PyObject) -> *mut PyObject {
+/// The slots of futures and tasks that serve `await`.
+pub fn slots(class: Class) -> Class {
+    class
+        .slot(c::Py_tp_iter, create as *mut _)
+        .slot(c::Py_am_await, await_self as *mut _)
+        .slot(c::Py_tp_iternext, self_iternext as *mut _)
+        .slot(c::Py_am_send, self_am_send as *mut _)
+}
+
+/// `__await__()`; `await` uses the slot of that name, so the method must not come from there.
+pub fn await_method() -> c::PyMethodDef {
+    let mut method = noargs!(
+        c"__await__",
+        create_for,
+        c"An iterator over the future; `await` does without."
+    );
+    method.ml_flags |= c::METH_COEXIST;
+    method
+}
+
+/// Takes `__next__` out of the type again: a future is no iterator to whoever asks.
+pub fn finish(class: Ref) -> R<Ref> {
+    let class_ptr = class.ptr().cast::<c::PyTypeObject>();
+    // SAFETY: a ready heap type that nobody else has seen; its dict lives as long.
+    let dict = unsafe { Obj::from_nullable((*class_ptr).tp_dict) };
+    if let Some(dict) = dict {
+        let name = crate::ffi::call::interned(c"__next__")?;
+        crate::ffi::builtin::dict_remove(dict, name.obj())?;
+        // SAFETY: a type object.
+        unsafe { c::PyType_Modified(class_ptr) };
+    }
+    Ok(class)
+}
+
+/// `am_await` of futures and tasks.
+unsafe extern "C" fn await_self(future: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the interpreter passes a live instance.
+    let future = unsafe { Obj::from_ptr(future) };
+    if future::fields(future).event_loop.is_empty() {
+        return crate::ffi::error::guard(|| future::loop_of(future));
+    }
+    future.to_ref().into_ptr()
+}
+
+/// `tp_iternext` of futures and tasks.
+unsafe extern "C" fn self_iternext(future: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the interpreter passes a live instance.
+    let future = unsafe { Obj::from_ptr(future) };
+    next_of(|| step_of(future))
+}
+
+/// `am_send` of futures and tasks.
+unsafe extern "C" fn self_am_send(
+    future: *mut PyObject,
+    _value: *mut PyObject,
+    result: *mut *mut PyObject,
+) -> c::PySendResult {
+    // SAFETY: the interpreter passes a live instance.
+    let future = unsafe { Obj::from_ptr(future) };
+    let (value, status) = sent_of(|| step_of(future));
+    // SAFETY: the interpreter's out-parameter.
+    unsafe { *result = value };
+    status
+}
+
+fn create_for(future: Obj<'_>) -> R<Ref> {
+    // SAFETY: a live future; the iterator comes back owned, or null with an error.
+    unsafe { Ref::steal(create(future.ptr())) }
+}
+
+/// `tp_iter` of futures and tasks.
+unsafe extern "C" fn create(future: *mut PyObject) -> *mut PyObject {
     // SAFETY: the interpreter passes a live instance.
     let future = unsafe { Obj::from_ptr(future) };
     crate::ffi::error::guard(|| {
@@ -49,14 +122,19 @@ fn step(iter: Obj<'_>) -> R<Step> {
     let Some(awaited) = fields(iter).future.get() else {
         return Ok(Step::Return(none_ref()));
     };
-    let this = future::fields(awaited.obj());
+    step_of(awaited.obj())
+}
+
+#[inline]
+fn step_of(awaited: Obj<'_>) -> R<Step> {
+    let this = future::fields(awaited);
     if !this.is_pending() {
-        return future::result(awaited.obj()).map(Step::Return);
+        return future::result(awaited).map(Step::Return);
     }
     if this.blocking.replace(true) {
         return Err(Raised::runtime("await wasn't used with future"));
     }
-    Ok(Step::Wait(awaited))
+    Ok(Step::Wait(awaited.to_ref()))
 }
 
 unsafe extern "C" fn am_send(
@@ -66,9 +144,17 @@ unsafe extern "C" fn am_send(
 ) -> c::PySendResult {
     // SAFETY: the interpreter passes a live instance.
     let iter = unsafe { Obj::from_ptr(iter) };
+    let (value, status) = sent_of(|| step(iter));
+    // SAFETY: the interpreter's out-parameter.
+    unsafe { *result = value };
+    status
+}
+
+#[inline]
+fn sent_of(step: impl FnOnce() -> R<Step>) -> (*mut PyObject, c::PySendResult) {
     let mut returned = false;
     let value = crate::ffi::error::guard(|| {
-        Ok(match step(iter)? {
+        Ok(match step()? {
             Step::Wait(value) => value,
             Step::Return(value) => {
                 returned = true;
@@ -76,21 +162,25 @@ unsafe extern "C" fn am_send(
             }
         })
     });
-    // SAFETY: the interpreter's out-parameter.
-    unsafe { *result = value };
-    match (value.is_null(), returned) {
+    let status = match (value.is_null(), returned) {
         (true, _) => c::PySendResult::PYGEN_ERROR,
         (false, true) => c::PySendResult::PYGEN_RETURN,
         (false, false) => c::PySendResult::PYGEN_NEXT,
-    }
+    };
+    (value, status)
 }
 
-/// A null return without an exception means "finished with None", which saves the exception.
 unsafe extern "C" fn iternext(iter: *mut PyObject) -> *mut PyObject {
     // SAFETY: the interpreter passes a live instance.
     let iter = unsafe { Obj::from_ptr(iter) };
+    next_of(|| step(iter))
+}
+
+/// A null return without an exception means "finished with None", which saves the exception.
+#[inline]
+fn next_of(step: impl FnOnce() -> R<Step>) -> *mut PyObject {
     let mut finished = false;
-    let value = crate::ffi::error::guard(|| match step(iter)? {
+    let value = crate::ffi::error::guard(|| match step()? {
         Step::Wait(value) => Ok(value),
         Step::Return(value) if value.obj().is_none() => {
             finished = true;

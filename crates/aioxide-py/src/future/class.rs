@@ -19,6 +19,7 @@ use crate::ffi::class::{
 };
 use crate::ffi::object::{boolean, none_ref};
 use crate::ffi::{Args, Obj, R, Raised, Ref, Signature, context};
+use crate::future_iter;
 use crate::state::{Asyncio, state};
 use crate::task;
 
@@ -339,6 +340,7 @@ pub fn common_methods() -> Vec<c::PyMethodDef> {
             make_cancelled_error_method,
             c"The CancelledError to raise; call it once per cancellation."
         ),
+        future_iter::await_method(),
         generic_alias(),
     ]
 }
@@ -387,7 +389,8 @@ pub fn common_attributes() -> Vec<c::PyGetSetDef> {
 
 /// Creates `Future`, a subclass of `_asyncio.Future` whose fields begin at `offset`.
 pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
-    let class = Class::new(c"aioxide.Future", offset + size_of::<FutureFields>())
+    let class = Class::new(c"aioxide.Future", offset + size_of::<FutureFields>());
+    let class = future_iter::slots(class)
         .doc(c"Future(*, loop=None)\n--\n\nA native future. Source: asyncio.Future.")
         .flags(c::Py_TPFLAGS_BASETYPE)
         .slot(c::Py_tp_init, initializer!(init))
@@ -396,8 +399,6 @@ pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
         .slot(c::Py_tp_clear, clear as *mut _)
         .slot(c::Py_tp_dealloc, dealloc as *mut _)
         .slot(c::Py_tp_finalize, finalize as *mut _)
-        .slot(c::Py_tp_iter, crate::future_iter::create as *mut _)
-        .slot(c::Py_am_await, crate::future_iter::create as *mut _)
         .methods(common_methods())
         .methods([varargs!(
             c"cancel",
@@ -422,5 +423,5 @@ pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
         ),
     ];
     add_methods_of(class.obj(), asyncio.future_class.obj(), shared)?;
-    Ok(class)
+    future_iter::finish(class)
 }

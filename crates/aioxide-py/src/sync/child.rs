@@ -149,8 +149,9 @@ pub fn unlisten(child: Obj<'_>, target: Obj<'_>, listener: Listener) -> R<()> {
 }
 
 /// Whether tools are to be shown who awaits this future: native and stock ones.
+#[inline]
 fn has_edges(child: Obj<'_>) -> bool {
-    child.is_instance_of_type(state().asyncio.future_class.ptr().cast())
+    future::is_native(child) || child.is_instance_of_type(state().asyncio.future_class.ptr().cast())
 }
 
 /// `futures.future_add_to_awaited_by(child, waiter)`; nothing before 3.14.

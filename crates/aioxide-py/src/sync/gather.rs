@@ -94,7 +94,9 @@ impl<'a> Gather<'a> {
     }
 
     fn direct_loop(&self) -> Option<&LoopFields> {
-        event_loop::native(self.event_loop.obj()).filter(|_| self.direct)
+        // Only a native loop is direct.
+        self.direct
+            .then(|| event_loop::fields(self.event_loop.obj()))
     }
 
     fn take(&mut self, index: usize) -> R<()> {
@@ -109,12 +111,14 @@ impl<'a> Gather<'a> {
             self.event_loop = state().asyncio.futures_get_loop.obj().call1(child.obj())?;
             self.look_at_loop();
         }
-        let caller = gathering::fields(self.outer.obj()).caller();
         // 3.11 has no eager tasks: there a callback of its own comes for these, too.
         if cfg!(Py_3_12) && child::is_done(child.obj())? {
             self.done.push(child.clone());
         } else {
-            child::add_edge(child.obj(), caller.as_ref())?;
+            if cfg!(Py_3_14) {
+                let caller = gathering::fields(self.outer.obj()).caller();
+                child::add_edge(child.obj(), caller.as_ref())?;
+            }
             child::listen(child.obj(), self.outer.obj(), Listener::Gather)?;
         }
         self.children.push(child);

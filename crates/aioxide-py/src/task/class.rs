@@ -13,6 +13,7 @@ use crate::ffi::error::SavedError;
 use crate::ffi::object::{boolean, none, none_ref};
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature, registry, trash};
 use crate::future;
+use crate::future_iter;
 use crate::state::{Asyncio, state};
 
 fn cancel_method(task: Obj<'_>, args: Args<'_>) -> R<Ref> {
@@ -250,6 +251,14 @@ unsafe extern "C" fn dealloc(task: *mut PyObject) {
     unsafe { trash::bounded(task, free) }
 }
 
+/// Whether the finalizer would do nothing: exactly our type, done, its exception seen.
+#[inline]
+fn dies_quietly(task: Obj<'_>) -> bool {
+    let this = &fields(task).future;
+    let exact = task.type_ptr() == state().task_type;
+    exact && !this.is_pending() && !this.log_traceback.get()
+}
+
 /// Takes an instance apart.
 ///
 /// # Safety
@@ -257,7 +266,7 @@ unsafe extern "C" fn dealloc(task: *mut PyObject) {
 unsafe fn free(task: *mut PyObject) {
     // SAFETY: an instance of ours without references; a finalizer may bring it back to life.
     unsafe {
-        if c::PyObject_CallFinalizerFromDealloc(task) < 0 {
+        if !dies_quietly(Obj::from_ptr(task)) && c::PyObject_CallFinalizerFromDealloc(task) < 0 {
             return;
         }
         let class = c::Py_TYPE(task);
@@ -273,7 +282,8 @@ unsafe fn free(task: *mut PyObject) {
 
 /// Creates `Task`, a subclass of `_asyncio.Task` whose fields begin at `offset`.
 pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
-    Class::new(c"aioxide.Task", offset + size_of::<TaskFields>())
+    let class = Class::new(c"aioxide.Task", offset + size_of::<TaskFields>());
+    let class = future_iter::slots(class)
         .doc(
             c"Task(coro, *, loop=None, name=None, context=None, eager_start=False)\n--\n\n\
               A native task. Source: asyncio.Task.",
@@ -285,8 +295,6 @@ pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
         .slot(c::Py_tp_clear, clear as *mut _)
         .slot(c::Py_tp_dealloc, dealloc as *mut _)
         .slot(c::Py_tp_finalize, finalize as *mut _)
-        .slot(c::Py_tp_iter, crate::future_iter::create as *mut _)
-        .slot(c::Py_am_await, crate::future_iter::create as *mut _)
         .methods(future::common_methods())
         .methods(methods())
         .attributes(future::common_attributes())
@@ -309,7 +317,8 @@ pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
                 c"The future that the task waits for."
             ),
         ])
-        .build(Some(asyncio.task_class.obj()))
+        .build(Some(asyncio.task_class.obj()))?;
+    future_iter::finish(class)
 }
 
 fn methods() -> [c::PyMethodDef; 11] {
