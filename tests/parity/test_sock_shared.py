@@ -252,6 +252,21 @@ async def test_a_number_with_a_new_owner(lib: Any, kind: str) -> None:
 
 
 @on_loop
+async def test_the_next_owner_of_a_number_is_registered(lib: Any) -> None:
+    """At once: nothing of the socket that had the number before counts for it."""
+    loop = asyncio.get_running_loop()
+    with pair() as (one, two):
+        lib.note(await message(loop, one, two, b"x"))
+        number = one.fileno()
+        one.close()
+        with pair() as (three, _):
+            task = await waiting_recv(loop, three)
+            lib.note(three.fileno() == number, number in watched_by_the_kernel())
+            task.cancel()
+            await asyncio.wait([task])
+
+
+@on_loop
 async def test_a_second_object_of_the_same_number(lib: Any) -> None:
     """detach() and socket(fileno=...): another object, the same descriptor and file."""
     loop = asyncio.get_running_loop()

@@ -10,8 +10,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use aioxide_core::backend::sys::SocketAddress;
 
-use crate::ffi::call::{exact_tuple, int, string, tuple, utf8};
+use crate::ffi::call::{dict, dict_set, exact_tuple, int, string, tuple, utf8};
+use crate::ffi::object::none_ref;
 use crate::ffi::{Obj, R, Ref, bytes};
+use crate::state::state;
 
 /// The largest flow information of an IPv6 address: it has 20 bits.
 const FLOW_MAX: u32 = 0xfffff;
@@ -24,6 +26,40 @@ pub fn to_python(address: &SocketAddress) -> R<Option<Ref>> {
         libc::AF_INET6 => inet6(raw),
         libc::AF_UNIX => unix(raw).map(Some),
         _ => Ok(None),
+    }
+}
+
+/// The addresses of an accepted connection's two ends, until somebody asks for them.
+pub struct Ends {
+    /// In Python's form; connections accepted one after the other mostly share it.
+    sockname: Ref,
+    /// The kernel's form.
+    peer: Box<[u8]>,
+}
+
+impl Ends {
+    /// `None` for addresses that are not known here.
+    pub fn new(sockname: Ref, peer: &SocketAddress) -> Option<Ends> {
+        let raw = peer.as_bytes();
+        let min_len = match peer.family() {
+            libc::AF_INET => size_of::<libc::sockaddr_in>(),
+            libc::AF_INET6 => size_of::<libc::sockaddr_in6>(),
+            _ => return None,
+        };
+        (raw.len() >= min_len).then(|| Ends {
+            sockname,
+            peer: raw.into(),
+        })
+    }
+
+    /// The dict of extra info.
+    pub fn into_extra(self) -> R<Ref> {
+        let names = &state().names;
+        let extra = dict()?;
+        dict_set(extra.obj(), names.sockname.obj(), self.sockname.obj())?;
+        let peername = to_python(&SocketAddress::from_bytes(&self.peer))?.unwrap_or_else(none_ref);
+        dict_set(extra.obj(), names.peername.obj(), peername.obj())?;
+        Ok(extra)
     }
 }
 

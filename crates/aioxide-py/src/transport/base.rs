@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::address::Ends;
 use super::datagram::{self, Datagrams, HEADER_BYTES, Target};
 use super::descriptor::Descriptor;
 use super::open::Opening;
@@ -81,6 +82,8 @@ pub struct Fields {
     pub server: Slot,
     /// What `get_extra_info` knows; 'socket' joins when somebody asks.
     pub extra: Slot,
+    /// What an accepted connection learnt, as long as nobody has asked.
+    pub ends: Cell<Option<Ends>>,
     /// The Python socket, if there is one, or the raw file of a pipe. Outlives the connection,
     /// closed.
     pub socket: Slot,
@@ -139,6 +142,7 @@ impl Fields {
             protocol: Slot::empty(),
             server: Slot::empty(),
             extra: Slot::empty(),
+            ends: Cell::new(None),
             socket: Slot::empty(),
             pipe: Slot::empty(),
             process: Slot::empty(),
@@ -220,12 +224,7 @@ impl Fields {
 
     /// Stores loop, server, context and extra info; returns the latter.
     pub fn begin(&self, opening: &Opening<'_>) -> R<Ref> {
-        if !self.event_loop.is_empty() {
-            return Err(Raised::runtime("the transport is open already"));
-        }
-        if event_loop::native(opening.event_loop).is_none() {
-            return Err(Raised::type_error("loop must be an aioxide loop"));
-        }
+        self.begin_bare(opening)?;
         let extra = opening
             .extra
             .map_or_else(dict, |extra| Ok(extra.to_ref()))?;
@@ -235,10 +234,21 @@ impl Fields {
             builtin::dict_remove(extra.obj(), socket)?;
         }
         self.extra.set(Some(extra.clone()));
+        Ok(extra)
+    }
+
+    /// Stores loop, server and context.
+    pub fn begin_bare(&self, opening: &Opening<'_>) -> R<()> {
+        if !self.event_loop.is_empty() {
+            return Err(Raised::runtime("the transport is open already"));
+        }
+        if event_loop::native(opening.event_loop).is_none() {
+            return Err(Raised::type_error("loop must be an aioxide loop"));
+        }
         self.event_loop.set(Some(opening.event_loop.to_ref()));
         self.server.set(opening.server.map(Obj::to_ref));
         self.context.set(opening.context.map(Obj::to_ref));
-        Ok(extra)
+        Ok(())
     }
 
     /// `set_protocol()`.
@@ -439,16 +449,22 @@ impl Fields {
             .map(drop)
     }
 
+    /// Extra info as it was given or learnt, without 'socket'.
+    pub fn known_extra(&self) -> R<Ref> {
+        if let Some(extra) = self.extra.get() {
+            return Ok(extra);
+        }
+        let extra = match self.ends.take() {
+            Some(ends) => ends.into_extra()?,
+            None => dict()?,
+        };
+        self.extra.set(Some(extra.clone()));
+        Ok(extra)
+    }
+
     /// Extra info with 'socket' in it.
     pub fn full_extra(&self) -> R<Ref> {
-        let extra = match self.extra.get() {
-            Some(extra) => extra,
-            None => {
-                let extra = dict()?;
-                self.extra.set(Some(extra.clone()));
-                extra
-            }
-        };
+        let extra = self.known_extra()?;
         if self.is_pipe() {
             return Ok(extra);
         }

@@ -42,6 +42,7 @@ use aioxide_core::stream::Rules;
 
 use crate::ffi::{Obj, PyObject, R, Ref, bytes};
 use crate::state::state;
+use address::Ends;
 
 pub use class::{build_type, loop_methods};
 pub use datagram_class::build_type as build_datagram_type;
@@ -79,6 +80,8 @@ pub struct PerLoop {
     plain: RefCell<Option<Ref>>,
     /// Where TLS ciphertext waits while it is sent; taken out meanwhile.
     cipher: RefCell<Vec<u8>>,
+    /// The address that connections were accepted on last, in the kernel's form and in Python's.
+    local: RefCell<Option<(Box<[u8]>, Ref)>>,
     /// The transport that uses each descriptor, not kept alive by this table.
     by_fd: RefCell<HashMap<RawFd, *mut PyObject>>,
 }
@@ -162,6 +165,25 @@ impl PerLoop {
     fn put_plain(&self, place: Ref) {
         let old = self.plain.borrow_mut().replace(place);
         drop(old);
+    }
+
+    /// The ends of an accepted connection, in their small form if they have one.
+    fn ends(&self, local: &SocketAddress, peer: &SocketAddress) -> R<Option<Ends>> {
+        let known = match &*self.local.borrow() {
+            Some((raw, name)) if **raw == *local.as_bytes() => Some(name.clone()),
+            _ => None,
+        };
+        if let Some(name) = known {
+            return Ok(Ends::new(name, peer));
+        }
+        let Some(name) = address::to_python(local)? else {
+            return Ok(None);
+        };
+        let old = self
+            .local
+            .replace(Some((local.as_bytes().into(), name.clone())));
+        drop(old);
+        Ok(Ends::new(name, peer))
     }
 
     /// Notes that `transport` uses `fd`, until `detach`.

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use super::address;
 use super::base::{Fields, fields};
 use super::descriptor::SocketKind;
+use crate::event_loop::{self, LoopFields};
 use crate::ffi::call::dict_set;
 use crate::ffi::object::none;
 use crate::ffi::{Obj, R, Ref, builtin, error};
@@ -53,9 +54,17 @@ pub fn open_accepted(
 ) -> R<()> {
     let this = fields(transport);
     this.descriptor.own(fd, kind);
+    let local = this.descriptor.with(&this.socket, sys::local_address).ok();
+    if let (None, Some(local)) = (opening.extra, &local) {
+        let places = event_loop::native(opening.event_loop).map(LoopFields::transports);
+        if let Some(ends) = places.map_or(Ok(None), |places| places.ends(local, peer))? {
+            this.begin_bare(opening)?;
+            drop(this.ends.replace(Some(ends)));
+            return connect(transport, this, opening);
+        }
+    }
     let extra = this.begin(opening)?;
     let names = &state().names;
-    let local = this.descriptor.with(&this.socket, sys::local_address).ok();
     for (name, asked, known) in [
         (&names.sockname, &names.getsockname, local.as_ref()),
         (&names.peername, &names.getpeername, Some(peer)),

@@ -18,7 +18,9 @@ pub fn get_extra(transport: Obj<'_>) -> R<Ref> {
 }
 
 pub fn set_extra(transport: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
-    fields(transport).extra.set(value.map(Obj::to_ref));
+    let this = fields(transport);
+    drop(this.ends.take());
+    this.extra.set(value.map(Obj::to_ref));
     Ok(())
 }
 

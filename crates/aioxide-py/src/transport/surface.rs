@@ -68,10 +68,8 @@ pub fn get_extra_info(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let [name, default] = args.bind::<2>(&GET_EXTRA_INFO)?;
     let name = name.unwrap_or(none());
     let this = fields(transport);
-    if let Some(extra) = this.extra.get() {
-        if let Some(found) = builtin::dict_get(extra.obj(), name)? {
-            return Ok(found);
-        }
+    if let Some(found) = builtin::dict_get(this.known_extra()?.obj(), name)? {
+        return Ok(found);
     }
     if !this.is_pipe() && name.equals(state().names.socket.obj())? {
         if let Some(found) = builtin::dict_get(this.full_extra()?.obj(), name)? {

@@ -24,6 +24,21 @@ impl SocketAddress {
         Self { storage, len }
     }
 
+    /// The address of these bytes, as [`SocketAddress::as_bytes`] gave them.
+    #[must_use]
+    pub fn from_bytes(raw: &[u8]) -> Self {
+        // SAFETY: a sockaddr_storage of zeros is a valid one of family AF_UNSPEC.
+        let mut storage: sockaddr_storage = unsafe { mem::zeroed() };
+        let len = raw.len().min(size_of::<sockaddr_storage>());
+        // SAFETY: `len` bytes are readable there and writable here, and any bytes are valid ones.
+        unsafe {
+            (&raw mut storage)
+                .cast::<u8>()
+                .copy_from_nonoverlapping(raw.as_ptr(), len);
+        }
+        Self::new(storage, len)
+    }
+
     /// Where the kernel finds the address, and its length.
     pub(super) fn as_raw(&self) -> (*const sockaddr, socklen_t) {
         let start = (&raw const self.storage).cast::<sockaddr>();
