@@ -151,7 +151,7 @@ impl LoopFields {
         }
         let tried = self.try_once(operation.socket.obj(), &operation.attempt);
         if matches!(tried, Ok(Tried::Blocked)) {
-            return self.confirm(token);
+            return Ok(());
         }
         if let Err(raised) = tried {
             if raised.is_exit() {
@@ -193,22 +193,6 @@ impl LoopFields {
             return Ok(());
         }
         self.rearm(token, fd, left)
-    }
-
-    /// An event that found nothing: perhaps it was another file's, which had this number before and
-    /// lives on under another, and the number's present file was never watched.
-    fn confirm(&self, token: Token) -> R<()> {
-        let known = self.with_watch(token, |watch| {
-            let is_known = watch.identity.is_some() && watch.is_armed(true);
-            is_known.then_some((watch.fd, watch.armed))
-        });
-        let Some(Some((fd, armed))) = known else {
-            return Ok(());
-        };
-        match self.backend()?.confirm(fd, token, armed) {
-            Err(error) if sys::is_gone(&error) => self.renew_backend(),
-            _ => Ok(()),
-        }
     }
 
     /// How long a sleep may be for now: not long as long as a socket is trusted.
