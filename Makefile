@@ -60,7 +60,8 @@ $(STAMPS)/uvloop: pyproject.toml $(STAMPS)/venv
 
 # Peers are measured where they exist: not every one has a wheel for every Python.
 $(STAMPS)/bench: Makefile $(STAMPS)/test
-	$(PIP) --group bench
+	@$(PIP) --only-binary :all: --group bench 2>/dev/null \
+	  || echo "bench: no matplotlib for this Python, so no picture"
 	@for peer in $(PEERS); do \
 	  $(PIP) --only-binary :all: $$peer 2>/dev/null || echo "bench: no $$peer for this Python"; done
 	@touch $@

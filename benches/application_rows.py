@@ -147,5 +147,7 @@ ROWS = {
         "aiosqlite, one query", None, threads=True, waits=True, primitive=True, prepared=sqlite
     ),
     "spawn": Row("subprocess, wait", spawn, waits=True, primitive=True),
-    "spawn-output": Row("subprocess, communicate", spawn_output, waits=True, primitive=True),
+    "spawn-output": Row(
+        "subprocess, communicate", spawn_output, waits=True, primitive=True, full_only=True
+    ),
 }

@@ -45,8 +45,8 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort("quick", 1, 0.02, 250),
-    "short": Effort("short", 3, 0.02, 250),
+    "quick": Effort("quick", 1, 0.02, 200),
+    "short": Effort("short", 3, 0.02, 200),
     "full": Effort("full", 5, 0.1, 1000, samples=5),
 }
 

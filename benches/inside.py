@@ -69,6 +69,7 @@ def make(
             row.title,
             metrics,
             partial(measure, row, name),
+            short=not row.full_only,
             primitives=row.primitive and often,
             primitives_full=row.primitive,
         )

@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 BUILD = HERE.parent / "target" / "benches"
 LIMIT = "c-epoll"
 NODE = "node"
-WARMUP_MS = 100
+WARMUP_MS = 60
 # Start of the slowest server, with room for a busy machine.
 START_S_MAX = 30.0
 # The kernel's CPUCLOCK_SCHED, nanoseconds of the scheduler.

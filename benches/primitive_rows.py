@@ -242,9 +242,9 @@ def both(title: str, body: Any, group: int = 1) -> Row:
     return Row(title, body, group=group, threads=True, waits=True, primitive=True)
 
 
-def one(title: str, body: Any, group: int = 1) -> Row:
+def one(title: str, body: Any, group: int = 1, *, full_only: bool = False) -> Row:
     """Make a row in which the library's functions decide."""
-    return Row(title, body, group=group, primitive=True)
+    return Row(title, body, group=group, primitive=True, full_only=full_only)
 
 
 ROWS = {
@@ -254,17 +254,19 @@ ROWS = {
     "event": one(f"Event, {RIVALS} waiters, each", event_waiters, RIVALS),
     "condition": one("Condition, two in turns", condition_turns, 2),
     "barrier": one(f"Barrier of {RIVALS}, each", barrier_parties, RIVALS),
-    "queue-workers": one(f"Queue, {PERMITS} workers, join", queue_workers),
+    "queue-workers": one(f"Queue, {PERMITS} workers, join", queue_workers, full_only=True),
     "priority-queue": one(f"PriorityQueue({RIVALS}) put/get", priority_queue),
     "cancel-storm": one(f"{BATCH} sleeping tasks cancelled, each", cancel_storm, BATCH),
     "wait": one(f"wait for {BATCH} tasks, each", wait_all, BATCH),
-    "wait-first": one("wait, FIRST_COMPLETED", wait_first),
+    "wait-first": one("wait, FIRST_COMPLETED", wait_first, full_only=True),
     "as-completed": one(f"as_completed of {BATCH}, each", as_completed, BATCH),
     "shield": one("shield", shield),
-    "sleep": one(f"{BATCH} sleeps of 1 µs, each", sleep_short, BATCH),
+    "sleep": one(f"{BATCH} sleeps of 1 µs, each", sleep_short, BATCH, full_only=True),
     "await-chain": Row(f"resume through {DEPTH} awaits", await_chain),
     "async-generator": one("async for, one sleep(0) each", async_generator),
-    "async-generator-new": Row("async generator made and ended", async_generator_made),
+    "async-generator-new": Row(
+        "async generator made and ended", async_generator_made, full_only=True
+    ),
     "executor": both(f"run_in_executor, {RIVALS} at once, each", executor, RIVALS),
     "threadsafe": both("call_soon_threadsafe from a thread", from_thread),
     "coroutine-threadsafe": both("run_coroutine_threadsafe round trip", coroutine_from_thread),

@@ -46,6 +46,8 @@ class Row:
     primitive: bool = False
     # Gives the body once what it needs is there: connections, pending tasks.
     prepared: Prepared | None = None
+    # Left to the full form, because another row tells nearly the same.
+    full_only: bool = False
     # What it talks to, as `services.py` starts it.
     service: str = ""
 
