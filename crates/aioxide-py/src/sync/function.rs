@@ -162,10 +162,14 @@ fn get_signature(function: Obj<'_>) -> R<Ref> {
 
 /// The mark that `inspect.iscoroutinefunction` looks for, where it has one.
 fn get_inspect_mark(_function: Obj<'_>) -> R<Ref> {
-    let mark = import(c"inspect")?
-        .obj()
-        .getattr_opt(interned(c"_is_coroutine_mark")?.obj())?;
-    mark.ok_or_else(|| no_attribute("_is_coroutine_marker"))
+    let inspect = import(c"inspect")?;
+    // The second is its name in 3.12.
+    for name in [c"_is_coroutine_mark", c"_is_coroutine_marker"] {
+        if let Some(mark) = inspect.obj().getattr_opt(interned(name)?.obj())? {
+            return Ok(mark);
+        }
+    }
+    Err(no_attribute("_is_coroutine_marker"))
 }
 
 /// The mark that `asyncio.iscoroutinefunction` looks for.
