@@ -22,9 +22,9 @@ def holders(wanted):
     )
 
 
-# Before 3.12 inspect knows Python functions only.
+# Before 3.13 inspect knows Python functions only.
 is_coroutine_function = (
-    inspect.iscoroutinefunction if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction
+    inspect.iscoroutinefunction if sys.version_info >= (3, 13) else asyncio.iscoroutinefunction
 )
 
 
