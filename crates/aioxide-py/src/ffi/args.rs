@@ -120,9 +120,6 @@ impl<'a> Args<'a> {
     pub fn bind_python<const N: usize>(&self, signature: &Signature) -> R<[Option<Obj<'a>>; N]> {
         debug_assert_eq!(N, signature.params.len());
         let mut bound = [None; N];
-        if self.positional > signature.positional {
-            return Err(signature.python_too_many(self.positional));
-        }
         for (slot, value) in bound.iter_mut().zip(self.positional()) {
             *slot = Some(*value);
         }
@@ -132,6 +129,9 @@ impl<'a> Args<'a> {
                 return Err(signature.python_given_twice(index));
             }
             bound[index] = Some(value);
+        }
+        if self.positional > signature.positional {
+            return Err(signature.python_too_many(self.positional));
         }
         if bound[..signature.required].iter().any(Option::is_none) {
             return Err(signature.python_missing(&bound));

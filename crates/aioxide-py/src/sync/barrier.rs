@@ -14,6 +14,7 @@ use super::count::Count;
 use super::function::{self, Function};
 use super::managed::{check_none, coroutine_method, no_arguments};
 use super::{condition, condition_class, lock};
+use crate::ffi::args::unexpected_keyword;
 use crate::ffi::builtin::Comparison;
 use crate::ffi::call::{import, int};
 use crate::ffi::class::{Visitor, attribute, bind_tuple_python, initializer, noargs};
@@ -343,7 +344,10 @@ fn enter_method(barrier: Obj<'_>, args: Args<'_>) -> R<Ref> {
     wait_method(barrier, args)
 }
 
-fn exit_method(_barrier: Obj<'_>, _args: Args<'_>) -> R<Ref> {
+fn exit_method(_barrier: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    if let Some((name, _)) = args.named().next() {
+        return Err(unexpected_keyword("Barrier.__aexit__", name));
+    }
     coroutine::create(&LEAVING, [])
 }
 
