@@ -96,7 +96,7 @@ async def test_damage(
         steer(lib, transport, direct)
         one, two = peer.records(b"first"), peer.records(b"second")
         peer.lower.send(DAMAGE[damage](one, two))
-        await io_turns()
+        await protocol.seen("CL")
         lib.note(protocol.grammar, protocol.data, protocol.lost_with, told(seen))
         transport.write(b"afterwards")
         await io_turns()
