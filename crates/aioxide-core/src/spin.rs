@@ -3,7 +3,8 @@
 //! To wake a thread that sleeps costs the waker a system call and the sleeper tens of microseconds;
 //! a short job in another thread is done long before. So whoever expects an answer soon looks for
 //! it for [`SPIN_NS_MAX`] first, as long as that is worth it: each time in vain doubles the number
-//! of sleeps that go by without, each success halves it. May touch: nothing but its own counters.
+//! of sleeps that go by without, each success halves it. What came only because somebody took the
+//! processor away for a while is no success. May touch: nothing but its own counters.
 //!
 //! *Source*: the spinning threads of Go's scheduler; adaptive mutexes.
 
@@ -17,6 +18,10 @@ pub const SPIN_NS_MAX: u64 = 50_000;
 
 /// Most sleeps in a row that go by without a wait awake.
 const SKIPPED_MAX: u32 = 64;
+
+/// What such turns of others on the processor may cost a sleep on average, in nanoseconds: so many
+/// sleeps go by without after one. A fraction of what a sleep costs anyway.
+const LATE_NS_PER_SLEEP: u64 = 2_500;
 
 /// Looks between two looks at the clock: both are cheap, the clock less so.
 const LOOKS: u32 = 16;
@@ -57,31 +62,61 @@ impl Spin {
     }
 
     /// How a wait awake ended.
-    pub fn learn(&mut self, worthwhile: bool) {
-        self.penalty = if worthwhile {
-            self.penalty / 2
-        } else {
-            (self.penalty * 2).clamp(1, SKIPPED_MAX)
+    pub fn learn(&mut self, outcome: Spun) {
+        self.penalty = match outcome {
+            Spun::Arrived => self.penalty / 2,
+            Spun::Nothing { .. } => (self.penalty * 2).clamp(1, SKIPPED_MAX),
+            Spun::Late { .. } => SKIPPED_MAX,
         };
-        self.skip = self.penalty;
+        self.skip = match outcome {
+            Spun::Late { spent_ns } => {
+                let sleeps = u32::try_from(spent_ns / LATE_NS_PER_SLEEP).unwrap_or(u32::MAX);
+                sleeps.max(self.penalty)
+            }
+            _ => self.penalty,
+        };
     }
 }
 
-/// Asks `arrived` again and again, at most for [`SPIN_NS_MAX`]. `None`: it said yes; else the
-/// nanoseconds that were spent in vain.
-pub fn spin_until(mut arrived: impl FnMut() -> bool) -> Option<u64> {
+/// How a wait awake ended.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub enum Spun {
+    /// What was waited for came.
+    Arrived,
+    /// It came, but others had the processor for longer than a wait may last: a sleeper would have
+    /// been preferred to them.
+    Late {
+        /// How long that took.
+        spent_ns: u64,
+    },
+    /// It did not come.
+    Nothing {
+        /// How long that took.
+        spent_ns: u64,
+    },
+}
+
+/// Asks `arrived` again and again, for about [`SPIN_NS_MAX`].
+pub fn spin_until(mut arrived: impl FnMut() -> bool) -> Spun {
     let clock = Clock::monotonic();
     let begin_ns = clock.now_ns();
+    let passed_ns = || clock.now_ns().saturating_sub(begin_ns);
     loop {
         for _ in 0..LOOKS {
             if arrived() {
-                return None;
+                let spent_ns = passed_ns();
+                let is_late = spent_ns >= SPIN_NS_MAX;
+                return if is_late {
+                    Spun::Late { spent_ns }
+                } else {
+                    Spun::Arrived
+                };
             }
             std::hint::spin_loop();
         }
-        let passed_ns = clock.now_ns().saturating_sub(begin_ns);
-        if passed_ns >= SPIN_NS_MAX {
-            return Some(passed_ns);
+        let spent_ns = passed_ns();
+        if spent_ns >= SPIN_NS_MAX {
+            return Spun::Nothing { spent_ns };
         }
     }
 }
@@ -90,13 +125,15 @@ pub fn spin_until(mut arrived: impl FnMut() -> bool) -> Option<u64> {
 mod tests {
     use super::*;
 
+    const NOTHING: Spun = Spun::Nothing { spent_ns: 1 };
+
     /// The sleeps, out of `count`, before which a spin in vain took place.
     fn in_vain(spin: &mut Spin, count: u32) -> Vec<u32> {
         (0..count)
             .filter(|_| {
                 let spins = spin.should_spin();
                 if spins {
-                    spin.learn(false);
+                    spin.learn(NOTHING);
                 }
                 spins
             })
@@ -111,7 +148,7 @@ mod tests {
         let gaps: Vec<u32> = (0..6)
             .map(|_| {
                 let gap = (0..).find(|_| spin.should_spin());
-                spin.learn(true);
+                spin.learn(Spun::Arrived);
                 gap.unwrap_or(u32::MAX)
             })
             .collect();
@@ -139,7 +176,23 @@ mod tests {
             looks += 1;
             looks == 3
         });
-        assert_eq!((found, looks), (None, 3));
-        assert!(spin_until(|| false).is_some_and(|spent_ns| spent_ns >= SPIN_NS_MAX));
+        assert_eq!(looks, 3);
+        assert_ne!(found, NOTHING);
+        let Spun::Nothing { spent_ns } = spin_until(|| false) else {
+            panic!("nothing came");
+        };
+        assert!(spent_ns >= SPIN_NS_MAX);
+    }
+
+    #[test]
+    fn what_comes_late_counts_most() {
+        let mut spin = Spin::new(2);
+        assert!(spin.should_spin());
+        let sleeps = 1000;
+        spin.learn(Spun::Late {
+            spent_ns: sleeps * LATE_NS_PER_SLEEP,
+        });
+        assert!((0..sleeps).all(|_| !spin.should_spin()));
+        assert!(spin.should_spin());
     }
 }

@@ -28,7 +28,7 @@ use std::thread::Thread;
 
 use aioxide_core::clock::Clock;
 use aioxide_core::doze::Doze;
-use aioxide_core::spin::{Spin, spin_until};
+use aioxide_core::spin::{Spin, Spun, spin_until};
 
 use super::outcome::{self, Notice, Outcome};
 use crate::ffi::class::Visitor;
@@ -89,15 +89,19 @@ impl Sleeper {
         }
     }
 
-    /// Waits, without the GIL, until there is work. True: it came while the worker was awake.
-    fn wait(&self, looks: bool) -> bool {
-        if looks && (spin_until(|| self.doze.is_called()).is_none() || !self.doze.fall_asleep()) {
-            return true;
-        }
-        while !self.doze.is_called() {
+    /// Waits, without the GIL, until there is work; returns how looking out for it ended.
+    fn wait(&self, looks: bool) -> Option<Spun> {
+        let spun = looks.then(|| spin_until(|| self.doze.is_called()));
+        let sleeps = match spun {
+            None => true,
+            Some(Spun::Arrived | Spun::Late { .. }) => false,
+            // Announced, but the loop keeps the GIL: it must be asked for.
+            Some(Spun::Nothing { .. }) => self.doze.fall_asleep(),
+        };
+        while sleeps && !self.doze.is_called() {
             std::thread::park();
         }
-        false
+        spun
     }
 }
 
@@ -262,13 +266,13 @@ impl Jobs {
         }
         let sleeper = Sleeper::begin(looks);
         self.idle.borrow_mut().push(Arc::clone(&sleeper));
-        let came = park::detached(|| {
+        let spun = park::detached(|| {
             drop(notice);
             sleeper.wait(looks)
         });
-        if looks {
+        if let Some(spun) = spun {
             self.has_lookout.set(false);
-            self.spin.borrow_mut().learn(came);
+            self.spin.borrow_mut().learn(spun);
         }
         // Whoever called took it off the idle list and counted it as expected.
         self.arrive();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use aioxide_core::backend::epoll::Epoll;
 use aioxide_core::backend::{Backend, Events};
 use aioxide_core::doze::Doze;
-use aioxide_core::spin::{SPIN_NS_MAX, spin_until};
+use aioxide_core::spin::{SPIN_NS_MAX, Spun, spin_until};
 
 use super::LoopFields;
 use crate::ffi::{R, Raised, park};
@@ -33,11 +33,12 @@ enum Looked {
     Nothing { spent: Duration },
 }
 
-/// Looks for a call and, now and then, for events. Runs without the GIL.
-fn look_out(backend: &Epoll, events: &mut Events, doze: &Doze) -> Looked {
+/// Looks for a call and, now and then, for events; says also how worthwhile that was. Runs without
+/// the GIL.
+fn look_out(backend: &Epoll, events: &mut Events, doze: &Doze) -> (Looked, Spun) {
     let mut found = None;
     let mut looks = 0_u32;
-    let in_vain = spin_until(|| {
+    let spun = spin_until(|| {
         // First of all, so that threads which call all the time do not keep events waiting.
         if looks % LOOKS_PER_POLL == 0 {
             let waited = backend.wait(events, Some(Duration::ZERO));
@@ -50,12 +51,14 @@ fn look_out(backend: &Epoll, events: &mut Events, doze: &Doze) -> Looked {
         looks += 1;
         doze.is_called()
     });
-    match (found, in_vain) {
-        (Some(waited), _) => Looked::Found(waited),
-        (None, Some(spent_ns)) if doze.fall_asleep() => Looked::Nothing {
-            spent: Duration::from_nanos(spent_ns),
-        },
-        _ => Looked::Called,
+    match (found, spun) {
+        // Events wake a sleeper as well: to look out for them is no gain.
+        (Some(waited), _) => (Looked::Found(waited), Spun::Nothing { spent_ns: 0 }),
+        (None, Spun::Nothing { spent_ns }) if doze.fall_asleep() => {
+            let spent = Duration::from_nanos(spent_ns);
+            (Looked::Nothing { spent }, spun)
+        }
+        _ => (Looked::Called, spun),
     }
 }
 
@@ -117,10 +120,10 @@ impl LoopFields {
         (doze, looks): (&Doze, bool),
     ) -> (io::Result<()>, bool) {
         let announced = std::mem::take(&mut *self.announced.borrow_mut());
-        let (waited, came) = park::detached(|| {
+        let (waited, came, spun) = park::detached(|| {
             announced.iter().for_each(|worker| worker.call());
-            let looked = looks.then(|| look_out(backend, events, doze));
-            let waited = match looked {
+            let (looked, spun) = looks.then(|| look_out(backend, events, doze)).unzip();
+            let (waited, came) = match looked {
                 Some(Looked::Called) => (Ok(()), true),
                 Some(Looked::Found(waited)) => (waited, false),
                 Some(Looked::Nothing { spent }) => {
@@ -131,10 +134,10 @@ impl LoopFields {
             };
             // Not later: who sends something while this thread waits for the GIL need not wake it.
             doze.end();
-            waited
+            (waited, came, spun)
         });
-        if looks {
-            self.spin.borrow_mut().learn(came);
+        if let Some(spun) = spun {
+            self.spin.borrow_mut().learn(spun);
         }
         (waited, came)
     }
