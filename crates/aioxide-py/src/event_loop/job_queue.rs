@@ -146,8 +146,7 @@ pub fn build_type() -> R<Ref> {
             noargs!(
                 c"work",
                 work,
-                c"work($self, /)\n--\n\n\
-                  Runs jobs in this thread; returns the next item that is none."
+                c"($self, /)\nRuns jobs in this thread; returns the next item that is none."
             ),
             varargs!(
                 c"submit",
@@ -158,44 +157,35 @@ pub fn build_type() -> R<Ref> {
             noargs!(
                 c"arrive",
                 arrive,
-                c"arrive($self, /)\n--\n\nThe thread that was expected is there, or never will be."
+                c"($self, /)\nThe thread that was expected is there, or never will be."
             ),
             noargs!(
                 c"idle_count",
                 idle_count,
-                c"idle_count($self, /)\n--\n\nThe number of threads that wait for work."
+                c"($self, /)\nThe number of threads that wait for work."
             ),
-            noargs!(
-                c"empty",
-                empty,
-                c"empty($self, /)\n--\n\nWhether nothing is queued."
-            ),
+            noargs!(c"empty", empty, c"($self, /)\nWhether nothing is queued."),
             onearg!(
                 c"put",
                 put,
-                c"put($self, item, /)\n--\n\nQueues an item that work() is to return."
+                c"($self, item, /)\nQueues an item that work() is to return."
             ),
             noargs!(
                 c"get_nowait",
                 get_nowait,
-                c"get_nowait($self, /)\n--\n\nTakes out an item that was put; queue.Empty if none."
+                c"($self, /)\nTakes out an item that was put; queue.Empty if none."
             ),
             noargs!(
                 c"needs_worker",
                 needs_worker,
-                c"needs_worker($self, /)\n--\n\n\
-                  Whether a thread should be started, which is expected from then on."
+                c"($self, /)\nWhether a thread should be started, which is expected from then on."
             ),
             onearg!(
                 c"close",
                 close,
-                c"close($self, cancel, /)\n--\n\nRefuses jobs; cancels those that wait, or not."
+                c"($self, cancel, /)\nRefuses jobs; cancels those that wait, or not."
             ),
-            noargs!(
-                c"qsize",
-                qsize,
-                c"qsize($self, /)\n--\n\nThe number of queued items."
-            ),
+            noargs!(c"qsize", qsize, c"($self, /)\nThe number of queued items."),
         ])
         .build(None)
 }

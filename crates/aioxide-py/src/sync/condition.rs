@@ -222,9 +222,11 @@ fn end_wait(frame: &Frame, condition: Obj<'_>) -> R<Next> {
         if state().sync.quirks.condition_passes_notification {
             return fail(condition, cancelled);
         }
-        return Err(Raised::throw(
-            state().asyncio.cancelled_error.obj().call0()?,
-        ));
+        let error = state().asyncio.cancelled_error.obj().call0()?;
+        if let Some(before) = frame.slots[RAISED].take() {
+            chain_context(error.obj(), before.obj());
+        }
+        return Err(Raised::throw(error));
     }
     match frame.slots[RAISED].take() {
         Some(raised) => fail(condition, raised),
