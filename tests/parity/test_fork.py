@@ -87,10 +87,11 @@ def work():
     signal.alarm(30)
     gc.collect()
     assert LIB.run(many()) == [str(n) for n in range(20)]
-print([child_of(work) for _ in range(10)])
+codes = [child_of(work) for _ in range(10)]
 ends.set()
 for thread in threads:
     thread.join()
+assert codes == [0] * 10, codes
 """,
     "a fork inside a job": """
 async def main():
@@ -185,6 +186,7 @@ def test_fork(lib: Any, name: str) -> None:
     """The program says and leaves the same on every kind."""
     if name.startswith("signals") and sys.version_info < (3, 12):
         return  # The parent of stock asyncio hears its child's signals there.
+    lib.stock_defect("have jobs" in name, "a lock copied while it was held can stop the child")
     done = lib.program(PROLOGUE + PROGRAMS[name])
     lib.note(done.stdout, done.returncode)
     assert done.returncode == 0, done.stderr
