@@ -192,6 +192,7 @@ pub fn with_text_signature(mut method: c::PyMethodDef) -> c::PyMethodDef {
     let (name, doc) = (name.to_string_lossy(), doc.to_string_lossy());
     let (signature, text) = match doc.split_once('\n') {
         Some((first, rest)) if first.starts_with('(') => (first, rest),
+        Some((_, rest)) if rest.starts_with("--\n") => return method,
         _ if method.ml_flags == c::METH_NOARGS => ("($self, /)", &*doc),
         _ if method.ml_flags == c::METH_O => ("($self, value, /)", &*doc),
         _ => return method,
