@@ -177,10 +177,8 @@ pub fn generic_alias() -> c::PyMethodDef {
     }
 }
 
-/// Gives a method the text that `inspect.signature` reads.
-///
-/// A docstring may begin with a line `($self, /, ...)`; methods with no or one argument get theirs
-/// by themselves.
+/// Gives a method the text that `inspect.signature` reads, if its docstring has none: it may begin
+/// with a line `($self, /, ...)`; methods with no or one argument get theirs by themselves.
 pub fn with_text_signature(mut method: c::PyMethodDef) -> c::PyMethodDef {
     // SAFETY: table entries hold static C strings.
     let (name, doc) = unsafe {
