@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import cases
+import loops
 import primitive_rows
 import rows
 import services
@@ -69,6 +70,7 @@ def make(
             row.title,
             metrics,
             partial(measure, row, name),
+            beside=(loops.LIMIT,) if row.limited else (),
             short=not row.full_only,
             primitives=row.primitive and often,
             primitives_full=row.primitive,

@@ -52,6 +52,7 @@ OBJECTS = {
     "rsloop": r"/rsloop/",
     loops.SUBJECT: r"_aioxide\.",
     loops.SUBJECT_LOOP: r"_aioxide\.",
+    loops.LIMIT: r"limit_calls\.",
 }
 ALL = cases.Metric("all", "instructions, all", "instructions")
 OWN = cases.Metric("own", "instructions in the loop's own library", "instructions")
@@ -176,7 +177,7 @@ def main() -> None:
     """Count what the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("rows", nargs="+", help="rows, or applications that serve")
-    parser.add_argument("--loops", nargs="+", choices=loops.LOOPS, default=[loops.SUBJECT])
+    parser.add_argument("--loops", nargs="+", choices=tuple(OBJECTS), default=[loops.SUBJECT])
     parser.add_argument("--top", type=int, default=0, help="also list this many functions")
     options = parser.parse_args()
     print("| row | loop | instructions per operation | in the loop's library |")

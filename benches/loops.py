@@ -21,6 +21,8 @@ PEERS = ("uvloop", "rloop", "zuvloop", "rsloop")
 LOOPS = (CONTROL, *PEERS, SUBJECT, SUBJECT_LOOP)
 # Not a loop but other transports for one; measured where it says it is best.
 FASTNET = "aiofastnet"
+# Not a loop for programs: the least in C that a row's meaning asks for (`limit_loop.py`).
+LIMIT = "c-limit"
 OURS = (SUBJECT, SUBJECT_LOOP)
 
 
@@ -44,6 +46,8 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
     loop: asyncio.AbstractEventLoop
     if name == CONTROL:
         loop = asyncio.SelectorEventLoop()
+    elif name == LIMIT:
+        loop = importlib.import_module("limit_loop").new_event_loop()
     elif name == FASTNET:
         loop = importlib.import_module(FASTNET).loop_factory(
             importlib.import_module("uvloop").new_event_loop

@@ -92,7 +92,7 @@ def pin(cpus: str) -> None:
 def main() -> None:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("loop", choices=(*loops.LOOPS, loops.FASTNET))
+    parser.add_argument("loop", choices=(*loops.LOOPS, loops.FASTNET, loops.LIMIT))
     parser.add_argument("row")
     parser.add_argument("--seconds", type=float, default=0.1)
     parser.add_argument("--samples", type=int, default=3)

@@ -262,7 +262,7 @@ ROWS = {
     "as-completed": one(f"as_completed of {BATCH}, each", as_completed, BATCH),
     "shield": one("shield", shield),
     "sleep": one(f"{BATCH} sleeps of 1 µs, each", sleep_short, BATCH, full_only=True),
-    "await-chain": Row(f"resume through {DEPTH} awaits", await_chain),
+    "await-chain": Row(f"resume through {DEPTH} awaits", await_chain, limited=True),
     "async-generator": one("async for, one sleep(0) each", async_generator),
     "async-generator-new": Row(
         "async generator made and ended", async_generator_made, full_only=True

@@ -50,6 +50,8 @@ class Row:
     full_only: bool = False
     # What it talks to, as `services.py` starts it.
     service: str = ""
+    # Runs on `limit_loop.py` too, which has what it needs.
+    limited: bool = False
 
     @contextlib.asynccontextmanager
     async def open(self, loop: asyncio.AbstractEventLoop, lib: Any) -> AsyncIterator[Body]:
@@ -201,15 +203,15 @@ async def to_thread(loop: asyncio.AbstractEventLoop, lib: Any, count: int) -> No
 
 ROWS = {
     "sleep0": Row("`await sleep(0)`", sleep_zero, primitive=True),
-    "chain": Row("call_soon chain", call_soon_chain),
-    "batch": Row("call_soon, batch", call_soon_batch, group=BATCH),
-    "cancel": Row("call_later + cancel", call_later_cancel, group=BATCH),
-    "timers": Row("timers firing", timers_firing, group=TIMERS),
-    "task": Row("create_task + await", create_task_await),
+    "chain": Row("call_soon chain", call_soon_chain, limited=True),
+    "batch": Row("call_soon, batch", call_soon_batch, group=BATCH, limited=True),
+    "cancel": Row("call_later + cancel", call_later_cancel, group=BATCH, limited=True),
+    "timers": Row("timers firing", timers_firing, group=TIMERS, limited=True),
+    "task": Row("create_task + await", create_task_await, limited=True),
     "gather": Row(f"gather of {BATCH}, each", gather, group=BATCH, primitive=True),
     "group": Row(f"TaskGroup of {BATCH}, each", task_group, group=BATCH, primitive=True),
     "queue": Row("Queue(1) put/get pair", queue_pair, primitive=True),
-    "pingpong": Row("two tasks, future ping-pong", ping_pong),
+    "pingpong": Row("two tasks, future ping-pong", ping_pong, limited=True),
     "wait_for": Row("wait_for", wait_for, primitive=True),
     "timeout": Row("timeout()", timeout, primitive=True),
     "to_thread": Row("to_thread round trip", to_thread, threads=True, waits=True, primitive=True),

@@ -18,14 +18,17 @@ import chart
 import collect
 import families
 import inside
+import limit_loop
 import lines
 import load
 import loops
 import pending
+import primitive_rows
 import rows
 import tables
 
 BENCHES = Path(tables.__file__).parent
+ROW_MODULES = (rows, primitive_rows)
 
 RATE = cases.Metric("rate", "throughput", "requests/s", higher_is_better=True)
 TIME = cases.Metric("wall", "time", "ns")
@@ -123,6 +126,28 @@ def test_a_loop_that_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(cases.Failure, match="invalid choice: 'nosuchloop'"):
         inside.measure(rows.ROWS["sleep0"], "sleep0", "nosuchloop", EFFORT)
+
+
+# --- the limit inside one process ---
+
+
+LIMITED = [name for module in ROW_MODULES for name, row in module.ROWS.items() if row.limited]
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_a_row_with_a_limit_runs_there(name: str) -> None:
+    try:
+        limit_loop.compiled()
+    except SystemExit as missing:
+        pytest.skip(str(missing))
+    command = [sys.executable, str(BENCHES / "measure.py"), loops.LIMIT, name, "--count", "2500"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_limit_is_measured_beside_the_loops() -> None:
+    named = {case.name: case.beside for case in (*inside.SCHEDULING, *inside.PRIMITIVES)}
+    assert {name for name, beside in named.items() if beside == (loops.LIMIT,)} == set(LIMITED)
 
 
 # --- statistics ---

@@ -1,0 +1,530 @@
+/* The limit of scheduling in one process: an event loop that does for a row the least that its
+ * meaning asks of CPython's C interface, and nothing more.
+ *
+ * A module with the types Loop, Handle, Future and Task, as far as the rows that have a limit need
+ * them; the rows run on it unchanged. What a row's meaning asks here:
+ *   call_soon   a handle that the collector knows, with callback, arguments and a copy of the
+ *               context; a place in a ring; the context entered and left around one vectorcall
+ *   call_later  the clock, a handle with its deadline, a place in a heap
+ *   Task        a copy of the context; entered and left around one PyIter_Send for each step; a
+ *               task or future that is waited for knows who waits
+ * What a loop has to do beyond that is missing, so this is a bound from below: it never asks the
+ * kernel for events, knows no other thread, no debug mode, no subclass, no all_tasks(), no second
+ * waiter; its handles are not instances of asyncio's; a callback that raises is printed. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stddef.h>
+#include <time.h>
+
+enum { INLINE_ARGS = 3, RING_MIN = 1024, HEAP_MIN = 1024 };
+
+/* --- what is scheduled --------------------------------------------------------------------------*/
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *callback; /* NULL once cancelled */
+    PyObject *context;
+    PyObject *args[INLINE_ARGS];
+    Py_ssize_t nargs;
+    struct Loop *cancels_in; /* borrowed: the loop whose heap holds this handle, or NULL */
+} Handle;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *result;  /* NULL while pending */
+    PyObject *waiter;  /* a task, or NULL */
+    PyObject *loop;
+    /* Of tasks only. */
+    PyObject *coroutine; /* NULL in futures and once it has ended */
+    PyObject *context;
+    PyObject *exception; /* what ended it instead of a result */
+} Future;
+
+typedef struct {
+    double when;
+    Handle *handle;
+} Timer;
+
+typedef struct Loop {
+    PyObject_HEAD
+    PyObject **ring; /* handles and tasks; `ring_room` is a power of two */
+    size_t ring_room, first, length;
+    Timer *heap;
+    size_t heap_room, heap_length, cancelled;
+} Loop;
+
+static PyTypeObject HandleType, FutureType, TaskType, LoopType;
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* Takes the reference over. */
+static inline int push(Loop *loop, PyObject *entry) {
+    if (loop->length == loop->ring_room) {
+        size_t room = loop->ring_room ? 2 * loop->ring_room : RING_MIN;
+        PyObject **ring = PyMem_Malloc(room * sizeof *ring);
+        if (ring == NULL) {
+            Py_DECREF(entry);
+            PyErr_NoMemory();
+            return -1;
+        }
+        for (size_t index = 0; index < loop->length; index++)
+            ring[index] = loop->ring[(loop->first + index) & (loop->ring_room - 1)];
+        PyMem_Free(loop->ring);
+        loop->ring = ring, loop->ring_room = room, loop->first = 0;
+    }
+    loop->ring[(loop->first + loop->length++) & (loop->ring_room - 1)] = entry;
+    return 0;
+}
+
+static inline PyObject *pop(Loop *loop) {
+    PyObject *entry = loop->ring[loop->first];
+    loop->first = (loop->first + 1) & (loop->ring_room - 1);
+    loop->length--;
+    return entry;
+}
+
+/* --- Handle -------------------------------------------------------------------------------------*/
+
+static Handle *handle_new(PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs < 1 || nargs > 1 + INLINE_ARGS) {
+        PyErr_SetString(PyExc_TypeError, "a callback and at most three arguments");
+        return NULL;
+    }
+    PyObject *context = PyContext_CopyCurrent();
+    if (context == NULL)
+        return NULL;
+    Handle *handle = PyObject_GC_New(Handle, &HandleType);
+    if (handle == NULL) {
+        Py_DECREF(context);
+        return NULL;
+    }
+    handle->callback = Py_NewRef(args[0]);
+    handle->context = context;
+    handle->nargs = nargs - 1;
+    for (Py_ssize_t index = 0; index < nargs - 1; index++)
+        handle->args[index] = Py_NewRef(args[index + 1]);
+    handle->cancels_in = NULL;
+    PyObject_GC_Track(handle);
+    return handle;
+}
+
+static int handle_clear(PyObject *self) {
+    Handle *handle = (Handle *)self;
+    Py_ssize_t nargs = handle->nargs;
+    handle->nargs = 0;
+    Py_CLEAR(handle->callback);
+    for (Py_ssize_t index = 0; index < nargs; index++)
+        Py_CLEAR(handle->args[index]);
+    return 0;
+}
+
+static int handle_traverse(PyObject *self, visitproc visit, void *arg) {
+    Handle *handle = (Handle *)self;
+    Py_VISIT(handle->callback);
+    Py_VISIT(handle->context);
+    for (Py_ssize_t index = 0; index < handle->nargs; index++)
+        Py_VISIT(handle->args[index]);
+    return 0;
+}
+
+static void handle_dealloc(PyObject *self) {
+    PyObject_GC_UnTrack(self);
+    handle_clear(self);
+    Py_DECREF(((Handle *)self)->context);
+    PyObject_GC_Del(self);
+}
+
+static PyObject *handle_cancel(PyObject *self, PyObject *unused) {
+    Handle *handle = (Handle *)self;
+    if (handle->callback != NULL) {
+        if (handle->cancels_in != NULL)
+            handle->cancels_in->cancelled++;
+        handle_clear(self);
+    }
+    Py_RETURN_NONE;
+}
+
+static void handle_run(Handle *handle) {
+    if (handle->callback == NULL)
+        return;
+    PyObject *callback = Py_NewRef(handle->callback), *args[1 + INLINE_ARGS], *result = NULL;
+    Py_ssize_t nargs = handle->nargs;
+    for (Py_ssize_t index = 0; index < nargs; index++)
+        args[1 + index] = Py_NewRef(handle->args[index]);
+    if (PyContext_Enter(handle->context) == 0) {
+        size_t flagged = (size_t)nargs | PY_VECTORCALL_ARGUMENTS_OFFSET;
+        result = PyObject_Vectorcall(callback, args + 1, flagged, NULL);
+        PyContext_Exit(handle->context);
+    }
+    if (result == NULL)
+        PyErr_WriteUnraisable(callback);
+    Py_XDECREF(result);
+    for (Py_ssize_t index = 0; index < nargs; index++)
+        Py_DECREF(args[1 + index]);
+    Py_DECREF(callback);
+}
+
+static PyMethodDef handle_methods[] = {
+    {"cancel", handle_cancel, METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyTypeObject HandleType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "limit_calls.Handle",
+    .tp_basicsize = sizeof(Handle),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_traverse = handle_traverse,
+    .tp_clear = handle_clear,
+    .tp_dealloc = handle_dealloc,
+    .tp_methods = handle_methods,
+};
+
+/* --- Future and Task ----------------------------------------------------------------------------*/
+
+static Future *future_new(PyTypeObject *type, Loop *loop) {
+    Future *future = PyObject_GC_New(Future, type);
+    if (future == NULL)
+        return NULL;
+    future->result = future->waiter = future->exception = NULL;
+    future->coroutine = future->context = NULL;
+    future->loop = Py_NewRef((PyObject *)loop);
+    PyObject_GC_Track(future);
+    return future;
+}
+
+static int future_clear(PyObject *self) {
+    Future *future = (Future *)self;
+    Py_CLEAR(future->result);
+    Py_CLEAR(future->waiter);
+    Py_CLEAR(future->loop);
+    Py_CLEAR(future->coroutine);
+    Py_CLEAR(future->context);
+    Py_CLEAR(future->exception);
+    return 0;
+}
+
+static int future_traverse(PyObject *self, visitproc visit, void *arg) {
+    Future *future = (Future *)self;
+    Py_VISIT(future->result);
+    Py_VISIT(future->waiter);
+    Py_VISIT(future->loop);
+    Py_VISIT(future->coroutine);
+    Py_VISIT(future->context);
+    Py_VISIT(future->exception);
+    return 0;
+}
+
+static void future_dealloc(PyObject *self) {
+    PyObject_GC_UnTrack(self);
+    future_clear(self);
+    PyObject_GC_Del(self);
+}
+
+/* Who waits is woken by becoming an entry of the ring. */
+static int future_wake(Future *future) {
+    PyObject *waiter = future->waiter;
+    future->waiter = NULL;
+    return waiter == NULL ? 0 : push((Loop *)future->loop, waiter);
+}
+
+static PyObject *future_set_result(PyObject *self, PyObject *result) {
+    Future *future = (Future *)self;
+    future->result = Py_NewRef(result);
+    if (future_wake(future) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static int is_done(Future *future) {
+    return future->result != NULL || future->exception != NULL;
+}
+
+static PyObject *future_done(PyObject *self, PyObject *unused) {
+    return PyBool_FromLong(is_done((Future *)self));
+}
+
+/* What `await` drives: the future is its own iterator, as one task at a time waits for it. */
+static PySendResult future_send(PyObject *self, PyObject *sent, PyObject **result) {
+    Future *future = (Future *)self;
+    if (future->result != NULL) {
+        *result = Py_NewRef(future->result);
+        return PYGEN_RETURN;
+    }
+    if (future->exception != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(future->exception), future->exception);
+        *result = NULL;
+        return PYGEN_ERROR;
+    }
+    *result = Py_NewRef(self);
+    return PYGEN_NEXT;
+}
+
+static PyObject *future_next(PyObject *self) {
+    PyObject *result;
+    if (future_send(self, Py_None, &result) == PYGEN_RETURN) {
+        PyErr_SetObject(PyExc_StopIteration, result);
+        Py_CLEAR(result);
+    }
+    return result;
+}
+
+static PyObject *return_self(PyObject *self) {
+    return Py_NewRef(self);
+}
+
+static PyAsyncMethods future_async = {.am_await = return_self, .am_send = future_send};
+
+static PyMethodDef future_methods[] = {
+    {"set_result", future_set_result, METH_O, NULL},
+    {"done", future_done, METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyTypeObject FutureType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "limit_calls.Future",
+    .tp_basicsize = sizeof(Future),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .tp_traverse = future_traverse,
+    .tp_clear = future_clear,
+    .tp_dealloc = future_dealloc,
+    .tp_iter = return_self,
+    .tp_iternext = future_next,
+    .tp_as_async = &future_async,
+    .tp_methods = future_methods,
+};
+
+static PyTypeObject TaskType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "limit_calls.Task",
+    .tp_basicsize = sizeof(Future),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_traverse = future_traverse,
+    .tp_clear = future_clear,
+    .tp_dealloc = future_dealloc,
+    .tp_base = &FutureType,
+};
+
+/* Waits for a future, or for the next turn if `yielded` is None; takes the reference over. */
+static int task_wait(Future *task, PyObject *yielded) {
+    int result = 0;
+    if (Py_IsNone(yielded)) {
+        result = push((Loop *)task->loop, Py_NewRef((PyObject *)task));
+    } else if (PyObject_TypeCheck(yielded, &FutureType)) {
+        Py_XSETREF(((Future *)yielded)->waiter, Py_NewRef((PyObject *)task));
+    } else {
+        PyErr_Format(PyExc_RuntimeError, "a task yielded %R", yielded);
+        result = -1;
+    }
+    Py_DECREF(yielded);
+    return result;
+}
+
+/* -1 for what is not the task's own failure. */
+static int task_step(Future *task) {
+    PyObject *result = NULL;
+    if (PyContext_Enter(task->context) < 0)
+        return -1;
+    PySendResult sent = PyIter_Send(task->coroutine, Py_None, &result);
+    PyContext_Exit(task->context);
+    if (sent == PYGEN_NEXT)
+        return task_wait(task, result);
+    if (sent == PYGEN_RETURN) {
+        task->result = result;
+    } else {
+        PyObject *type, *traceback;
+        PyErr_Fetch(&type, &task->exception, &traceback);
+        PyErr_NormalizeException(&type, &task->exception, &traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+    }
+    Py_CLEAR(task->coroutine);
+    return future_wake(task);
+}
+
+/* --- Loop ---------------------------------------------------------------------------------------*/
+
+static PyObject *loop_call_soon(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+    Handle *handle = handle_new(args, nargs);
+    if (handle == NULL || push((Loop *)self, Py_NewRef((PyObject *)handle)) < 0)
+        return NULL;
+    return (PyObject *)handle;
+}
+
+static PyObject *schedule_at(Loop *loop, double when, PyObject *const *args, Py_ssize_t nargs) {
+    if (loop->heap_length == loop->heap_room) {
+        size_t room = loop->heap_room ? 2 * loop->heap_room : HEAP_MIN;
+        Timer *heap = PyMem_Realloc(loop->heap, room * sizeof *heap);
+        if (heap == NULL)
+            return PyErr_NoMemory();
+        loop->heap = heap, loop->heap_room = room;
+    }
+    Handle *handle = handle_new(args, nargs);
+    if (handle == NULL)
+        return NULL;
+    handle->cancels_in = loop;
+    size_t index = loop->heap_length++;
+    for (; index > 0 && loop->heap[(index - 1) / 4].when > when; index = (index - 1) / 4)
+        loop->heap[index] = loop->heap[(index - 1) / 4];
+    loop->heap[index] = (Timer){when, (Handle *)Py_NewRef((PyObject *)handle)};
+    return (PyObject *)handle;
+}
+
+static PyObject *loop_call_at(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+    double when = nargs ? PyFloat_AsDouble(args[0]) : 0.0;
+    if (when == -1.0 && PyErr_Occurred())
+        return NULL;
+    return schedule_at((Loop *)self, when, args + 1, nargs - 1);
+}
+
+static PyObject *loop_call_later(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+    double delay = nargs ? PyFloat_AsDouble(args[0]) : 0.0;
+    if (delay == -1.0 && PyErr_Occurred())
+        return NULL;
+    return schedule_at((Loop *)self, now() + delay, args + 1, nargs - 1);
+}
+
+static void sift_down(Loop *loop, size_t index, Timer timer) {
+    for (;;) {
+        size_t least = 4 * index + 1, end = least + 4;
+        if (least >= loop->heap_length)
+            break;
+        if (end > loop->heap_length)
+            end = loop->heap_length;
+        for (size_t child = least + 1; child < end; child++)
+            if (loop->heap[child].when < loop->heap[least].when)
+                least = child;
+        if (loop->heap[least].when >= timer.when)
+            break;
+        loop->heap[index] = loop->heap[least];
+        index = least;
+    }
+    loop->heap[index] = timer;
+}
+
+/* Takes the cancelled ones out, once they are more than half. */
+static void sweep(Loop *loop) {
+    size_t kept = 0, length = loop->heap_length;
+    for (size_t index = 0; index < length; index++) {
+        Timer timer = loop->heap[index];
+        if (timer.handle->callback != NULL)
+            loop->heap[kept++] = timer;
+        else
+            Py_DECREF(timer.handle);
+    }
+    loop->heap_length = kept, loop->cancelled = 0;
+    for (size_t index = kept / 4 + 1; index-- > 0;)
+        if (index < kept)
+            sift_down(loop, index, loop->heap[index]);
+}
+
+/* Moves what is due into the ring; with nothing ready sleeps until something is. */
+static int expire(Loop *loop) {
+    if (loop->cancelled * 2 > loop->heap_length)
+        sweep(loop);
+    if (loop->heap_length == 0)
+        return 0;
+    double time = now(), wait = loop->heap[0].when - time;
+    if (loop->length == 0 && wait > 0) {
+        struct timespec rest = {(time_t)wait, (long)((wait - (double)(time_t)wait) * 1e9)};
+        Py_BEGIN_ALLOW_THREADS
+        nanosleep(&rest, NULL);
+        Py_END_ALLOW_THREADS
+        time = now();
+    }
+    while (loop->heap_length != 0 && loop->heap[0].when <= time) {
+        Handle *handle = loop->heap[0].handle;
+        handle->cancels_in = NULL;
+        Timer last = loop->heap[--loop->heap_length];
+        if (loop->heap_length != 0)
+            sift_down(loop, 0, last);
+        if (push(loop, (PyObject *)handle) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static PyObject *loop_create_task(PyObject *self, PyObject *coroutine) {
+    PyObject *context = PyContext_CopyCurrent();
+    Future *task = context == NULL ? NULL : future_new(&TaskType, (Loop *)self);
+    if (task == NULL) {
+        Py_XDECREF(context);
+        return NULL;
+    }
+    task->coroutine = Py_NewRef(coroutine);
+    task->context = context;
+    if (push((Loop *)self, Py_NewRef((PyObject *)task)) < 0)
+        return NULL;
+    return (PyObject *)task;
+}
+
+/* Runs turns until the coroutine has ended. */
+static PyObject *loop_run(PyObject *self, PyObject *coroutine) {
+    Loop *loop = (Loop *)self;
+    Future *task = (Future *)loop_create_task(self, coroutine);
+    if (task == NULL)
+        return NULL;
+    while (!is_done(task)) {
+        if (expire(loop) < 0)
+            return NULL;
+        if (loop->length == 0 && loop->heap_length == 0)
+            return PyErr_Format(PyExc_RuntimeError, "nothing is left to run");
+        for (size_t left = loop->length; left > 0; left--) {
+            PyObject *entry = pop(loop);
+            int failed = 0;
+            if (Py_IS_TYPE(entry, &TaskType))
+                failed = task_step((Future *)entry);
+            else
+                handle_run((Handle *)entry);
+            Py_DECREF(entry);
+            if (failed)
+                return NULL;
+        }
+    }
+    PyObject *result;
+    future_send((PyObject *)task, Py_None, &result);
+    Py_DECREF(task);
+    return result;
+}
+
+static PyObject *loop_time(PyObject *self, PyObject *unused) {
+    return PyFloat_FromDouble(now());
+}
+
+static PyObject *loop_create_future(PyObject *self, PyObject *unused) {
+    return (PyObject *)future_new(&FutureType, (Loop *)self);
+}
+
+static PyMethodDef loop_methods[] = {
+    {"call_soon", (PyCFunction)(void (*)(void))loop_call_soon, METH_FASTCALL, NULL},
+    {"call_later", (PyCFunction)(void (*)(void))loop_call_later, METH_FASTCALL, NULL},
+    {"call_at", (PyCFunction)(void (*)(void))loop_call_at, METH_FASTCALL, NULL},
+    {"time", loop_time, METH_NOARGS, NULL},
+    {"create_future", loop_create_future, METH_NOARGS, NULL},
+    {"create_task", loop_create_task, METH_O, NULL},
+    {"run_until_complete", loop_run, METH_O, NULL},
+    {NULL},
+};
+
+/* Loops are few and live as long as their process: what is left in one is not freed. */
+static PyTypeObject LoopType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "limit_calls.Loop",
+    .tp_basicsize = sizeof(Loop),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .tp_new = PyType_GenericNew,
+    .tp_methods = loop_methods,
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "limit_calls", .m_size = -1};
+
+PyMODINIT_FUNC PyInit_limit_calls(void) {
+    if (PyType_Ready(&HandleType) < 0 || PyType_Ready(&FutureType) < 0 ||
+        PyType_Ready(&TaskType) < 0 || PyType_Ready(&LoopType) < 0)
+        return NULL;
+    PyObject *made = PyModule_Create(&module);
+    if (made == NULL || PyModule_AddObjectRef(made, "Loop", (PyObject *)&LoopType) < 0)
+        return NULL;
+    return made;
+}
