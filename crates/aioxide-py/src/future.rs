@@ -164,6 +164,7 @@ impl FutureFields {
         for slot in self.slots() {
             slot.clear();
         }
+        self.first_kind.set(waiter::PLAIN);
         drop(self.more.take());
     }
 

@@ -53,13 +53,13 @@ names! {
     error_received, exception, feed_data, feed_eof, fileno, full, future, get, get_buffer,
     get_debug, get_extra_info, get_loop, get_nowait, getpeercert, getpeername, getsockname,
     getsockopt, gettimeout, gi_code, handle, is_closing, is_running, locked, message, name, notify,
-    pause_reading, pause_writing, peercert, peername, pending, pipe, pipe_data_received, pop,
-    popleft, protocol, put, put_nowait, raw, read, readline, readuntil, recv, recv_into, recvfrom,
-    recvfrom_into, release, remove, remove_done_callback, reschedule, result, resume_reading,
-    resume_writing, run, run_in_executor, send, sendto, set, set_exception, set_name, set_result,
-    set_transport, setblocking, shutdown, socket, sockname, source_traceback, ssl_object,
-    sslcontext, task, throw, time, transport, uncancel, unwrap, value, wait, warning, wrap_bio,
-    write, write_eof, writelines,
+    notify_all, pause_reading, pause_writing, peercert, peername, pending, pipe, pipe_data_received,
+    pop, popleft, protocol, put, put_nowait, raw, read, readline, readuntil, recv, recv_into,
+    recvfrom, recvfrom_into, release, remove, remove_done_callback, reschedule, result,
+    resume_reading, resume_writing, run, run_in_executor, send, sendto, set, set_exception,
+    set_name, set_result, set_transport, setblocking, shutdown, socket, sockname, source_traceback,
+    ssl_object, sslcontext, task, throw, time, transport, uncancel, unwrap, value, wait, warning,
+    wrap_bio, write, write_eof, writelines,
 }
 
 /// asyncio's own objects that the hot types call.

@@ -121,6 +121,9 @@ fn init(task: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
         return Err(Raised::type_error("a coroutine was expected"));
     };
     let eager = eager.map_or(Ok(false), |eager| eager.obj().is_true())?;
+    if !fields(task).future.event_loop.is_empty() && !state().quirks.init_once {
+        fields(task).let_go();
+    }
     future::initialise(task, event_loop)?;
     let options = Options {
         coro: coro.obj(),

@@ -143,21 +143,20 @@ fn add_done_callback(future: Obj<'_>, args: Args<'_>) -> R<Ref> {
 fn remove_done_callback(future: Obj<'_>, callback: Obj<'_>) -> R<Ref> {
     let this = fields(future);
     ensure_initialised(this)?;
-    let mut kept = Vec::new();
-    let mut removed = 0;
-    // Comparing runs Python code, which may change the list: compare copies, then remove what
-    // compared equal from whatever is there then.
-    for waiter in this.waiters() {
+    // Comparing runs Python code, which may change the list: what compared equal is removed from
+    // whatever is there then.
+    let mut unwanted = Vec::new();
+    let mut index = 0;
+    while let Some(waiter) = this.waiter_at(index) {
         let (target, _context) = waiter.callable()?;
         if target.obj().equals(callback)? {
-            removed += 1;
-        } else {
-            kept.push(waiter);
+            unwanted.push(waiter);
         }
+        index += 1;
     }
-    if removed > 0 && this.is_pending() {
-        drop(this.take_waiters());
-        this.put_waiters(kept);
+    let removed = unwanted.len() as i64;
+    if removed > 0 {
+        this.remove_waiters(unwanted);
     }
     int(removed)
 }
@@ -203,7 +202,7 @@ fn get_callbacks(future: Obj<'_>) -> R<Ref> {
     let this = fields(future);
     ensure_initialised(this)?;
     let mut items = Vec::new();
-    for waiter in this.waiters() {
+    while let Some(waiter) = this.waiter_at(items.len()) {
         let (target, ctx) = waiter.callable()?;
         items.push(tuple(&[target.obj(), ctx.obj()])?);
     }

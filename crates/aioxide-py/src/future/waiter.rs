@@ -12,6 +12,7 @@ use crate::sync::Listener;
 use crate::task;
 
 /// Somebody to tell when the future is done.
+#[derive(Clone)]
 pub struct Waiter {
     /// A callable, a native task or a native object.
     pub target: Ref,
@@ -38,7 +39,7 @@ pub(super) struct Place {
 }
 
 /// `first_kind` of callables and tasks; listeners have their own numbers, from 1 on.
-const PLAIN: u8 = 0;
+pub(super) const PLAIN: u8 = 0;
 
 impl Waiter {
     /// What Python code is shown of this waiter: a callable and its context.
@@ -55,6 +56,16 @@ impl Waiter {
                 context::copy_current()?,
             ),
         })
+    }
+
+    fn is_same(&self, other: &Waiter) -> bool {
+        self.target.obj().is(other.target.obj())
+            && match (&self.how, &other.how) {
+                (How::Call(one), How::Call(two)) => one.obj().is(two.obj()),
+                (How::Tell(one), How::Tell(two)) => one == two,
+                (How::Step, How::Step) => true,
+                _ => false,
+            }
     }
 
     /// Visits its references.
@@ -82,6 +93,7 @@ impl FutureFields {
 
     #[inline]
     fn put_first(&self, waiter: Waiter) {
+        debug_assert!(self.first_kind.get() == PLAIN && self.first.context.is_empty());
         self.first.target.set(Some(waiter.target));
         match waiter.how {
             How::Step => {}
@@ -128,28 +140,43 @@ impl FutureFields {
         }
     }
 
-    /// References to all waiters, in order.
-    pub(super) fn waiters(&self) -> Vec<Waiter> {
-        let mut waiters = Vec::new();
+    /// The waiter at `index`, or nothing behind the end. Others may come and go between calls.
+    pub(super) fn waiter_at(&self, index: usize) -> Option<Waiter> {
+        let mut later = index;
         if let Some(target) = self.first.target.get() {
-            let how = match self.first.context.get() {
-                Some(run_context) => How::Call(run_context),
-                None => self.first_how(),
-            };
-            waiters.push(Waiter { target, how });
+            if index == 0 {
+                let how = match self.first.context.get() {
+                    Some(run_context) => How::Call(run_context),
+                    None => self.first_how(),
+                };
+                return Some(Waiter { target, how });
+            }
+            later = index - 1;
         }
         let more = self.more.take();
-        for waiter in more.iter().flat_map(|more| more.iter()) {
-            waiters.push(Waiter {
-                target: waiter.target.clone(),
-                how: waiter.how.clone(),
-            });
-        }
+        let found = more.as_ref().and_then(|more| more.get(later)).cloned();
         self.more.set(more);
-        waiters
+        found
     }
 
-    pub(super) fn put_waiters(&self, waiters: Vec<Waiter>) {
+    /// Takes out those that `unwanted` names, once for each time that it does.
+    pub(super) fn remove_waiters(&self, mut unwanted: Vec<Waiter>) {
+        let (first, more) = self.take_waiters();
+        let (mut kept, mut removed) = (Vec::new(), Vec::new());
+        for waiter in first
+            .into_iter()
+            .chain(more.into_iter().flat_map(|more| *more))
+        {
+            match unwanted.iter().position(|other| other.is_same(&waiter)) {
+                Some(found) => removed.extend([unwanted.swap_remove(found), waiter]),
+                None => kept.push(waiter),
+            }
+        }
+        self.put_waiters(kept);
+        drop(removed);
+    }
+
+    fn put_waiters(&self, waiters: Vec<Waiter>) {
         let mut waiters = waiters.into_iter();
         if let Some(first) = waiters.next() {
             self.put_first(first);

@@ -51,8 +51,6 @@ pub struct Reader {
     pub source_traceback: Slot,
     pub eof: Cell<bool>,
     pub paused: Cell<bool>,
-    /// Where the search of the `readuntil` that waits goes on.
-    pub searched: Cell<usize>,
 }
 
 impl life::Fields for Reader {

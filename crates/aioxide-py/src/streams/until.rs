@@ -1,7 +1,7 @@
 //! `readuntil`, `readline` and iteration over lines: a reader's searches for separators.
 //!
 //! Duty: look for the nearest end of a separator within the limit. May touch: the reader. What was
-//! searched in vain is not searched again (`Reader::searched`).
+//! searched in vain is not searched again: `Frame::number` says from where to go on.
 #![forbid(unsafe_code)]
 
 use super::life::own;
@@ -48,7 +48,7 @@ fn try_readuntil(frame: &Frame, reader: Obj<'_>, this: &Reader) -> R<Attempt> {
         check_exception(this)?;
         0
     } else {
-        this.searched.get()
+        usize::try_from(frame.number.get()).unwrap_or(0)
     };
     let separators = frame.slots[ARGUMENT].get();
     match search(this, separators.as_ref().map(Ref::obj), from)? {
@@ -59,7 +59,7 @@ fn try_readuntil(frame: &Frame, reader: Obj<'_>, this: &Reader) -> R<Attempt> {
             crate::ffi::object::none(),
         )),
         Search::Missing { next } => {
-            this.searched.set(next);
+            frame.number.set(next as i64);
             Ok(Attempt::Wait)
         }
     }
@@ -240,7 +240,7 @@ fn try_readline(frame: &Frame, reader: Obj<'_>, this: &Reader) -> R<Attempt> {
         check_exception(this)?;
         0
     } else {
-        this.searched.get()
+        usize::try_from(frame.number.get()).unwrap_or(0)
     };
     match search_any(this, &[b"\n"], from)? {
         Search::Found { end } => finish_read(reader, this, end).map(Attempt::Done),
@@ -250,7 +250,7 @@ fn try_readline(frame: &Frame, reader: Obj<'_>, this: &Reader) -> R<Attempt> {
         }
         Search::Missing { .. } if this.eof.get() => this.take(usize::MAX).map(Attempt::Done),
         Search::Missing { next } => {
-            this.searched.set(next);
+            frame.number.set(next as i64);
             Ok(Attempt::Wait)
         }
     }

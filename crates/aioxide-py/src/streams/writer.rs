@@ -221,8 +221,9 @@ pub fn get_extra_info(writer: Obj<'_>, args: Args<'_>) -> R<Ref> {
 
 /// Every coroutine's first slot: the writer, or the protocol.
 pub const OWNER: usize = 0;
-/// The future in which a coroutine waits for room.
+/// The future in which a coroutine waits for room, and the protocol that will complete it.
 const WAITER: usize = 1;
+const PROTOCOL: usize = 2;
 
 /// The stage at the start.
 pub const BEGIN: u8 = 0;
@@ -276,7 +277,7 @@ fn drain(frame: &Frame, resumed: Resumed) -> R<Next> {
             }
         }
         YIELDED => drop(resumed.value()?),
-        DRAINS => return drained(frame, this.protocol.get_or_none().obj(), resumed),
+        DRAINS => return drained(frame, resumed),
         _ => return resumed.value().map(|_| Next::Return(none_ref())),
     }
     let protocol = this.protocol.get_or_none();
@@ -310,13 +311,14 @@ fn begin_draining(frame: &Frame, protocol: Obj<'_>) -> R<Next> {
         return Ok(Next::Return(none_ref()));
     };
     frame.slots[WAITER].set(Some(waiter.clone()));
+    frame.slots[PROTOCOL].set(Some(protocol.to_ref()));
     frame.stage.set(DRAINS);
     Ok(Next::Await(waiter))
 }
 
-fn drained(frame: &Frame, protocol: Obj<'_>, resumed: Resumed) -> R<Next> {
-    let waiter = frame.slots[WAITER].get_or_none();
-    own::<Protocol>(protocol).end_draining(waiter.obj())?;
+fn drained(frame: &Frame, resumed: Resumed) -> R<Next> {
+    let [waiter, protocol] = [WAITER, PROTOCOL].map(|slot| frame.slots[slot].get_or_none());
+    own::<Protocol>(protocol.obj()).end_draining(waiter.obj())?;
     resumed.value().map(|_| Next::Return(none_ref()))
 }
 
@@ -341,7 +343,7 @@ static KIND_DRAIN_HELPER: Kind = Kind {
         let protocol = frame.slots[OWNER].get_or_none();
         match frame.stage.get() {
             BEGIN => begin_draining(frame, protocol.obj()),
-            _ => drained(frame, protocol.obj(), resumed),
+            _ => drained(frame, resumed),
         }
     },
 };

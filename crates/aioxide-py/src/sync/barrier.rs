@@ -112,10 +112,13 @@ const METHODS: [&CStr; 6] = [
 const WAIT: u32 = 1 << 4;
 const PRIVATE: u32 = 0b101111;
 
-/// Where `wait()` keeps the barrier, the future of the lock's line and the party's index.
+/// Where `wait()` keeps the barrier, the future of the lock's line, the party's index, and the
+/// native condition and lock with which it began: the barrier may be given others meanwhile.
 const SELF: usize = 0;
 const LOCK_WAITER: usize = 1;
 const INDEX: usize = 2;
+const CONDITION: usize = 3;
+const LOCK: usize = 4;
 
 /// Takes the condition's lock.
 const LOCKS: u8 = 0;
@@ -127,9 +130,9 @@ const FILLS: u8 = 2;
 fn wait(frame: &Frame, resumed: Resumed) -> R<Next> {
     let barrier = frame.slots[SELF].get_or_none();
     let barrier = barrier.obj();
-    let condition = of(barrier).condition.get_or_none();
+    let condition = frame.slots[CONDITION].get_or_none();
     if frame.stage.get() == LOCKS {
-        let lock = condition::lock_of(condition.obj());
+        let lock = frame.slots[LOCK].get_or_none();
         let waiter = &frame.slots[LOCK_WAITER];
         if let Some(future) = lock::advance(lock.obj(), waiter, resumed)? {
             return Ok(Next::Await(future));
@@ -203,9 +206,18 @@ fn exit(barrier: Obj<'_>) -> R<()> {
         if this.is(&states.resetting) || this.is(&states.draining) {
             this.state.set(Some(states.filling.clone()));
         }
-        drop(condition::notify_all(this.condition.get_or_none().obj())?);
+        notify_all(this.condition.get_or_none().obj())?;
     }
     Ok(())
+}
+
+/// `condition.notify_all()`, whatever the condition is.
+fn notify_all(condition: Obj<'_>) -> R<()> {
+    if state().sync.condition.is_core_of(condition) && condition::is_plain(condition)? {
+        return condition::notify_all(condition).map(drop);
+    }
+    let name = state().names.notify_all.obj();
+    condition.call_method0(name).map(drop)
 }
 
 // ---- the Python face ----------------------------------------------------------------------------
@@ -332,7 +344,16 @@ fn wait_method(barrier: Obj<'_>, args: Args<'_>) -> R<Ref> {
     if !own {
         return family.as_stock(&state().names.wait, &[barrier]);
     }
-    coroutine::create(&WAITING, [Some(barrier.to_ref())])
+    let lock = condition::lock_of(condition.obj());
+    let locals = [
+        Some(barrier.to_ref()),
+        None,
+        None,
+        Some(condition),
+        Some(lock),
+    ];
+    const { assert!(SELF == 0 && CONDITION == 3 && LOCK == 4) };
+    coroutine::create(&WAITING, locals)
 }
 
 fn enter_method(barrier: Obj<'_>, args: Args<'_>) -> R<Ref> {

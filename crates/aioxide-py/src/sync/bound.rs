@@ -33,9 +33,8 @@ pub struct Bound {
     event_loop: Slot,
     /// The native loop behind it, if futures may be made on it directly.
     native: Cell<*const LoopFields>,
-    /// Version of the type, and size of the dict, for which `replaced` was found.
+    /// Version of the type for which `replaced` was found: what the type replaces.
     seen_version: Cell<u32>,
-    seen_dict_len: Cell<u32>,
     replaced: Cell<u32>,
 }
 
@@ -117,7 +116,6 @@ impl Bound {
             event_loop: Slot::empty(),
             native: Cell::new(std::ptr::null()),
             seen_version: Cell::new(0),
-            seen_dict_len: Cell::new(0),
             replaced: Cell::new(0),
         }
     }
@@ -129,12 +127,10 @@ impl Bound {
         self.event_loop.set(event_loop.map(Obj::to_ref));
     }
 
-    fn dict_len(&self) -> u32 {
-        if self.dict.is_empty() {
-            return 0;
-        }
+    #[inline]
+    fn has_attributes(&self) -> bool {
         // SAFETY: a dict, alive while the field holds it.
-        unsafe { c::PyDict_Size(self.dict.ptr()) as u32 }
+        !self.dict.is_empty() && unsafe { c::PyDict_Size(self.dict.ptr()) } > 0
     }
 }
 
@@ -143,32 +139,40 @@ impl Bound {
 pub fn replaced(this: Obj<'_>, family: &Family) -> R<u32> {
     let bound = bound(this);
     let version = type_version(this);
-    if version != 0
-        && version == bound.seen_version.get()
-        && bound.dict_len() == bound.seen_dict_len.get()
-    {
-        return Ok(bound.replaced.get());
+    if version == 0 || version != bound.seen_version.get() {
+        look_at_type(this, family)?;
     }
-    look(this, family)
+    let by_type = bound.replaced.get();
+    if bound.has_attributes() {
+        return Ok(by_type | by_instance(bound, family)?);
+    }
+    Ok(by_type)
 }
 
 #[cold]
-fn look(this: Obj<'_>, family: &Family) -> R<u32> {
+fn look_at_type(this: Obj<'_>, family: &Family) -> R<()> {
     let bound = bound(this);
     let mut replaced = 0;
     for (index, (name, method)) in family.methods.iter().enumerate() {
         let found = this.type_obj().getattr(name.obj())?;
-        let in_dict = match bound.dict.get() {
-            Some(dict) => dict_get(dict.obj(), name.obj())?.is_some(),
-            None => false,
-        };
-        if in_dict || !found.obj().is(method.obj()) {
+        if !found.obj().is(method.obj()) {
             replaced |= 1 << index;
         }
     }
     bound.replaced.set(replaced);
     bound.seen_version.set(type_version(this));
-    bound.seen_dict_len.set(bound.dict_len());
+    Ok(())
+}
+
+/// An entry of the instance's dict hides a method of that name.
+fn by_instance(bound: &Bound, family: &Family) -> R<u32> {
+    let dict = bound.dict.get_or_none();
+    let mut replaced = 0;
+    for (index, (name, _)) in family.methods.iter().enumerate() {
+        if dict_get(dict.obj(), name.obj())?.is_some() {
+            replaced |= 1 << index;
+        }
+    }
     Ok(replaced)
 }
 

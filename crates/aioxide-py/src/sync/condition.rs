@@ -117,6 +117,8 @@ const WAITER: usize = 1;
 const LOCK_WAITER: usize = 2;
 const CANCELLATION: usize = 3;
 const RAISED: usize = 4;
+/// The native lock in whose line it stands: `_lock` may be set to another meanwhile.
+const LOCK: usize = 5;
 
 pub(super) const STARTED: u8 = 0;
 const WAITS: u8 = 1;
@@ -205,10 +207,13 @@ pub(super) fn acquire_step(
     {
         return resumed.value().map(|_| None);
     }
-    let begun = !frame.slots[LOCK_WAITER].is_empty();
-    if begun || has_plain_lock(condition)? {
+    if frame.slots[LOCK_WAITER].is_empty() {
+        let is_plain = has_plain_lock(condition)?;
+        let lock = of(condition).lock.get().filter(|_| is_plain);
+        frame.slots[LOCK].set(lock);
+    }
+    if let Some(lock) = frame.slots[LOCK].get() {
         frame.stage.set(LOCKS);
-        let lock = of(condition).lock.get_or_none();
         let resumed = resumed.unwrap_or_else(|| Resumed::Value(none_ref()));
         return lock::advance(lock.obj(), &frame.slots[LOCK_WAITER], resumed);
     }

@@ -216,7 +216,11 @@ fn throw(coroutine: Obj<'_>, exception: Ref) -> R<Sent> {
         Phase::Suspended => drive(this, Input::Throw(exception)),
         Phase::Created => {
             this.finish();
-            Err(Raised::throw(exception))
+            Err(if cfg!(Py_3_12) {
+                Raised::throw(exception)
+            } else {
+                awaiting::without_stop_iteration(exception)
+            })
         }
         phase => Err(cannot_send(phase)),
     }

@@ -44,6 +44,7 @@ pub enum Call {
 struct Fields {
     vectorcall: Cell<Option<c::vectorcallfunc>>,
     function: Cell<Option<&'static Function>>,
+    weakrefs: Cell<*mut PyObject>,
 }
 
 const OFFSET: usize = size_of::<PyObject>();
@@ -221,6 +222,7 @@ unsafe extern "C" fn dealloc(function: *mut PyObject) {
     unsafe {
         let class = c::Py_TYPE(function);
         c::PyObject_GC_UnTrack(function.cast());
+        c::PyObject_ClearWeakRefs(function);
         future::free_instance(function, class);
     }
 }
@@ -239,6 +241,7 @@ pub fn build_type() -> R<Ref> {
         .slot(c::Py_tp_traverse, traverse as *mut _)
         .slot(c::Py_tp_dealloc, dealloc as *mut _)
         .vectorcall(OFFSET + std::mem::offset_of!(Fields, vectorcall))
+        .weakrefs(OFFSET + std::mem::offset_of!(Fields, weakrefs))
         .methods([noargs!(c"__reduce__", reduce, c"Pickles by name.")])
         .attributes([
             attribute!(c"__name__", get_name, c"The name."),
