@@ -34,6 +34,12 @@ impl Token {
         (self.generation as u64) << 32 | self.index as u64
     }
 
+    /// The slot that it names, for tables beside a slab.
+    #[inline]
+    pub(crate) const fn slot(self) -> usize {
+        self.index as usize
+    }
+
     /// The token that [`Token::to_u64`] made this number of; any number is some token.
     #[inline]
     #[must_use]

@@ -159,6 +159,7 @@ impl Backend for Epoll {
                 events.list.push(Event { token, readiness });
             }
         }
+        events.fair.arrange(&mut events.list);
         if events.woken {
             sys::eventfd_reset(self.waker.as_fd())?;
         }
@@ -388,6 +389,36 @@ mod tests {
         assert_eq!(late.count(), 50);
         assert_eq!(events.get(0), events.iter().next());
         assert_eq!(events.get(pairs.len()), None);
+    }
+
+    #[test]
+    fn what_the_last_wait_did_not_report_comes_first() {
+        let backend = Epoll::new().expect("descriptors");
+        let pairs = [(); 3].map(|()| UnixStream::pair().expect("a pair"));
+        let tokens = tokens(pairs.len());
+        for ((near, _far), token) in pairs.iter().zip(&tokens) {
+            backend
+                .register(near.as_raw_fd(), *token, Interest::READABLE)
+                .expect("new");
+        }
+        let mut events = Events::new();
+        let mut told = |writers: &[usize]| {
+            for &writer in writers {
+                (&pairs[writer].1).write_all(b"x").expect("room");
+            }
+            backend.wait(&mut events, NO_WAIT).expect("a wait");
+            let places = events
+                .iter()
+                .map(|event| tokens.iter().position(|token| *token == event.token));
+            places.flatten().collect::<Vec<_>>()
+        };
+        assert_eq!(told(&[1, 0]), [1, 0], "as they came");
+        assert_eq!(
+            told(&[2]),
+            [2, 1, 0],
+            "not behind those that were told already"
+        );
+        assert_eq!(told(&[]), [2, 1, 0], "as they were told");
     }
 
     #[test]

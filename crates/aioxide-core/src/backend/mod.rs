@@ -19,6 +19,7 @@
 #![deny(unsafe_code)]
 
 pub mod epoll;
+mod fair;
 pub mod sim;
 #[allow(unsafe_code, reason = "the room of the system calls")]
 pub mod sys;
@@ -197,6 +198,8 @@ pub struct Events {
     woken: bool,
     /// The kernel's form of the events.
     raw: sys::EpollBuffer,
+    /// In which order epoll's are handed on.
+    fair: fair::Fair,
 }
 
 impl Default for Events {
@@ -215,6 +218,7 @@ impl Events {
             interrupted: false,
             woken: false,
             raw: sys::EpollBuffer::new(),
+            fair: fair::Fair::default(),
         }
     }
 
