@@ -17,8 +17,10 @@ use crate::ffi::{Obj, R, Ref, Slot, context, layout};
 use crate::state::state;
 
 mod class;
+mod guard;
 
 pub use class::{build_thread_safe_type, build_timer_type, build_type};
+use guard::Guard;
 
 /// How many arguments a handle holds without a tuple: measured, almost no callback has more.
 const INLINE_ARGS: usize = 3;
@@ -42,9 +44,8 @@ pub struct HandleFields {
     when: Cell<f64>,
     /// What `call_at` was given, where that was not a float: `when()` returns it.
     when_given: Slot,
-    /// Held while the callback runs, and by `cancel()`: handles of `call_soon_threadsafe` from
-    /// 3.14 on, so that a cancellation waits for a callback that runs meanwhile.
-    lock: Slot,
+    /// Of handles that other threads may cancel.
+    guard: Guard,
 }
 
 /// Both native types keep their fields at the same place: behind the larger base.
@@ -93,15 +94,13 @@ pub fn new(event_loop: Obj<'_>, callback: &Callback<'_>, when: Option<f64>) -> R
     Ok(handle)
 }
 
-/// Creates a handle that other threads may cancel: from 3.14 on it carries a lock.
+/// Creates a handle that other threads may cancel: from 3.14 on it is guarded.
 pub fn new_thread_safe(event_loop: Obj<'_>, callback: &Callback<'_>) -> R<Ref> {
     let Some(class) = &state().types.thread_safe_handle else {
         return new(event_loop, callback, None);
     };
     let handle = allocate(class, event_loop, callback)?;
-    fields(handle.obj())
-        .lock
-        .set(Some(state().asyncio.rlock.obj().call0()?));
+    fields(handle.obj()).guard.put_up();
     Ok(handle)
 }
 
@@ -188,7 +187,7 @@ impl HandleFields {
         visitor.slot(&self.source_traceback);
         visitor.slot(&self.repr);
         visitor.slot(&self.when_given);
-        visitor.slot(&self.lock);
+        self.guard.visit(visitor);
     }
 
     fn clear(&self) {
@@ -202,7 +201,6 @@ impl HandleFields {
             slot.clear();
         }
         self.when_given.clear();
-        self.lock.clear();
     }
 }
 
@@ -210,26 +208,7 @@ impl HandleFields {
 /// `SystemExit` and `KeyboardInterrupt`, which come back. *Source*: `asyncio.Handle._run`.
 pub fn run(handle: Obj<'_>) -> R<()> {
     let this = fields(handle);
-    match this.lock.get() {
-        None => run_now(handle, this),
-        Some(lock) => locked(lock, || run_now(handle, this)),
-    }
-}
-
-/// Runs `body` under a handle's lock.
-fn locked<T>(lock: Ref, body: impl FnOnce() -> R<T>) -> R<T> {
-    let names = &state().names;
-    drop(lock.obj().call_method0(names.acquire.obj())?);
-    let result = body();
-    match (lock.obj().call_method0(names.release.obj()), result) {
-        (Ok(_), result) => result,
-        (Err(raised), Ok(_)) => Err(raised),
-        (Err(second), Err(first)) => {
-            // Both are set by the same thread: the later one carries the earlier as its context.
-            drop(first);
-            Err(second)
-        }
-    }
+    this.guard.within(|| run_now(handle, this))
 }
 
 fn run_now(handle: Obj<'_>, this: &HandleFields) -> R<()> {
@@ -318,19 +297,13 @@ fn describe(this: &HandleFields) -> R<String> {
 /// `handle.cancel()`.
 pub fn cancel(handle: Obj<'_>) -> R<Ref> {
     let this = fields(handle);
-    match this.lock.get() {
-        None => cancel_now(handle, this),
-        Some(lock) => locked(lock, || cancel_now(handle, this)),
-    }
+    this.guard.within(|| cancel_now(handle, this))
 }
 
 /// `handle.cancelled()`.
 pub fn cancelled(handle: Obj<'_>) -> R<Ref> {
     let this = fields(handle);
-    match this.lock.get() {
-        None => Ok(boolean(this.is_cancelled())),
-        Some(lock) => locked(lock, || Ok(boolean(this.is_cancelled()))),
-    }
+    this.guard.within(|| Ok(boolean(this.is_cancelled())))
 }
 
 fn cancel_now(handle: Obj<'_>, this: &HandleFields) -> R<Ref> {

@@ -104,9 +104,10 @@ pub struct Asyncio {
     pub set_result_unless_cancelled: Ref,
     pub handle_class: Ref,
     pub timer_handle_class: Ref,
-    /// `asyncio.events._ThreadSafeHandle`, from 3.14 on, and the lock that it takes.
+    /// `asyncio.events._ThreadSafeHandle`, from 3.14 on.
     pub thread_safe_handle_class: Option<Ref>,
-    pub rlock: Ref,
+    /// `threading.Lock`.
+    pub new_lock: Ref,
     pub transport_class: Ref,
     pub datagram_transport_class: Ref,
     pub buffered_protocol_class: Ref,
@@ -359,7 +360,7 @@ impl Asyncio {
                 import(c"asyncio.events")?.obj(),
                 c"_ThreadSafeHandle",
             )?,
-            rlock: get(c"threading", c"RLock")?,
+            new_lock: get(c"threading", c"Lock")?,
             transport_class: get(c"asyncio.transports", c"Transport")?,
             datagram_transport_class: get(c"asyncio.transports", c"DatagramTransport")?,
             buffered_protocol_class: get(c"asyncio.protocols", c"BufferedProtocol")?,

@@ -52,6 +52,10 @@ fn set_source_traceback(handle: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
     Ok(())
 }
 
+fn is_cancelled(handle: Obj<'_>) -> R<Ref> {
+    Ok(boolean(fields(handle).is_cancelled()))
+}
+
 fn get_repr(handle: Obj<'_>) -> R<Ref> {
     Ok(fields(handle).repr.get_or_none())
 }
@@ -205,7 +209,7 @@ fn class(name: &'static std::ffi::CStr, size: usize) -> Class {
                 get_args,
                 c"The arguments as a tuple, None once cancelled."
             ),
-            attribute!(c"_cancelled", cancelled, c"Whether cancel() was called."),
+            attribute!(c"_cancelled", is_cancelled, c"Whether cancel() was called."),
             attribute!(c"_loop", get_loop, c"The loop that runs the callback."),
             attribute!(
                 c"_context",
@@ -252,9 +256,7 @@ pub fn build_thread_safe_type(asyncio: &Asyncio) -> R<Option<Ref>> {
 
 fn init_thread_safe(handle: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
     init(handle, args, kwargs)?;
-    fields(handle)
-        .lock
-        .set(Some(state().asyncio.rlock.obj().call0()?));
+    fields(handle).guard.put_up();
     Ok(())
 }
 
