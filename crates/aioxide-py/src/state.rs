@@ -3,6 +3,7 @@
 //! Set once by `init`, read-only ever after. Everything in it lives as long as the process: the
 //! module refuses subinterpreters, so there is one interpreter to belong to.
 
+use std::cell::OnceCell;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pyo3_ffi as c;
@@ -88,8 +89,8 @@ pub struct Asyncio {
     pub future_add_to_awaited_by: Option<Ref>,
     pub future_discard_from_awaited_by: Option<Ref>,
     pub convert_future_exc: Ref,
-    /// The module `concurrent.futures.thread`.
-    pub thread_pools: Ref,
+    /// The module `concurrent.futures.thread`, once it was needed.
+    pub thread_pools: OnceCell<Ref>,
     pub extract_stack: Ref,
     pub traceback_extract_stack: Ref,
     pub format_callback_source: Ref,
@@ -342,7 +343,7 @@ impl Asyncio {
                 c"future_discard_from_awaited_by",
             )?,
             convert_future_exc: get(c"asyncio.futures", c"_convert_future_exc")?,
-            thread_pools: import(c"concurrent.futures.thread")?,
+            thread_pools: OnceCell::new(),
             extract_stack: get(c"asyncio.format_helpers", c"extract_stack")?,
             traceback_extract_stack: get(c"traceback", c"extract_stack")?,
             format_callback_source: get(c"asyncio.format_helpers", c"_format_callback_source")?,
@@ -404,9 +405,11 @@ task.cancel()
 task.uncancel()
 uncancel = not task._must_cancel
 coro.close()
-import inspect, asyncio.base_events
-parameters = inspect.signature(asyncio.base_events.BaseEventLoop.create_task).parameters
-kwargs = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+import asyncio.base_events
+function = asyncio.base_events.BaseEventLoop.create_task
+while hasattr(function, '__wrapped__'): function = function.__wrapped__
+has_varkeywords = 8
+kwargs = bool(function.__code__.co_flags & has_varkeywords)
 ";
 
 impl Quirks {

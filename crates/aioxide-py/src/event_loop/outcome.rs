@@ -14,6 +14,7 @@ use aioxide_core::backend::epoll::Epoll;
 use aioxide_core::doze::Doze;
 
 use super::{Entry, LoopFields};
+use crate::ffi::call::import;
 use crate::ffi::class::Visitor;
 use crate::ffi::{Obj, R, Raised, Ref};
 use crate::future;
@@ -55,7 +56,15 @@ impl Drop for Notice {
 /// Whether the interpreter is past running jobs in pools of threads. Runs no Python code.
 pub fn are_pools_shut() -> R<bool> {
     let state = state();
-    let pools = state.asyncio.thread_pools.obj();
+    let known = &state.asyncio.thread_pools;
+    let pools = match known.get() {
+        Some(pools) => pools.obj(),
+        // Whoever has a pool has imported this.
+        None => {
+            let found = import(c"concurrent.futures.thread")?;
+            known.get_or_init(|| found).obj()
+        }
+    };
     pools.getattr(state.names._shutdown.obj())?.obj().is_true()
 }
 

@@ -423,8 +423,23 @@ pub fn dict_clear(dict: Obj<'_>) {
     unsafe { c::PyDict_Clear(dict.ptr()) }
 }
 
-/// `import name`.
+/// `import name`, without looking for a replaced `__import__`: at import this is done often.
 pub fn import(name: &CStr) -> R<Ref> {
-    // SAFETY: NUL-terminated.
-    unsafe { Ref::steal(c::PyImport_ImportModule(name.as_ptr())) }
+    let name = interned(name)?;
+    let none = std::ptr::null_mut();
+    // SAFETY: a string, no globals, no list of names, not relative; new or null with an error.
+    let package = unsafe {
+        Ref::steal(c::PyImport_ImportModuleLevelObject(
+            name.ptr(),
+            none,
+            none,
+            none,
+            0,
+        ))
+    }?;
+    // SAFETY: a string; new, or null where somebody removed it from `sys.modules` at once.
+    match unsafe { Ref::steal_opt(c::PyImport_GetModule(name.ptr())) } {
+        Some(module) => Ok(module),
+        None => Ok(package),
+    }
 }

@@ -181,21 +181,19 @@ pub fn generic_alias() -> c::PyMethodDef {
 /// with a line `($self, /, ...)`; methods with no or one argument get theirs by themselves.
 pub fn with_text_signature(mut method: c::PyMethodDef) -> c::PyMethodDef {
     // SAFETY: table entries hold static C strings.
-    let (name, doc) = unsafe {
-        (
-            CStr::from_ptr(method.ml_name),
-            CStr::from_ptr(method.ml_doc),
-        )
-    };
-    let (name, doc) = (name.to_string_lossy(), doc.to_string_lossy());
-    let (signature, text) = match doc.split_once('\n') {
-        Some((first, rest)) if first.starts_with('(') => (first, rest),
-        Some((_, rest)) if rest.starts_with("--\n") => return method,
-        _ if method.ml_flags == c::METH_NOARGS => ("($self, /)", &*doc),
-        _ if method.ml_flags == c::METH_O => ("($self, value, /)", &*doc),
+    let text = |text| unsafe { CStr::from_ptr(text) }.to_bytes();
+    let (name, doc) = (text(method.ml_name), text(method.ml_doc));
+    let line = doc.iter().position(|byte| *byte == b'\n');
+    let (first, rest) = line.map_or((doc, doc), |end| (&doc[..end], &doc[end + 1..]));
+    let (signature, text): (&[u8], &[u8]) = match line {
+        Some(_) if first.starts_with(b"(") => (first, rest),
+        Some(_) if rest.starts_with(b"--\n") => return method,
+        _ if method.ml_flags == c::METH_NOARGS => (b"($self, /)", doc),
+        _ if method.ml_flags == c::METH_O => (b"($self, value, /)", doc),
         _ => return method,
     };
-    if let Ok(full) = CString::new(format!("{name}{signature}\n--\n\n{text}")) {
+    // Done for each method at each import: without formatting.
+    if let Ok(full) = CString::new([name, signature, b"\n--\n\n", text].concat()) {
         method.ml_doc = Box::leak(full.into_boxed_c_str()).as_ptr();
     }
     method
