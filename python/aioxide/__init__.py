@@ -20,16 +20,21 @@ from . import _support  # first of all: it says what is missing
 # isort: split
 import asyncio as _asyncio
 import sys as _sys
-from typing import TYPE_CHECKING
-from typing import Any as _Any
 
-from . import _aioxide, _streams, _tasks, _types, primitives
+from . import _aioxide, _streams, _types, primitives
 
-for _native, _stock in ((_aioxide.Future, _asyncio.Future), (_aioxide.Task, _asyncio.Task)):
-    _aioxide._set_metaclass(_native, _types.NativeMeta)
-    _types.bind(_native, _stock)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any as _Any
+
+_types.bind(_aioxide.Future, _asyncio.Future)
+_types.bind(_aioxide.Task, _asyncio.Task)
 primitives.bind()
-_tasks.chain()
+_aioxide._note_made()
+if _sys.version_info < (3, 14):
+    from . import _tasks
+
+    _tasks.chain()
 
 if not TYPE_CHECKING:
     # Before our own names, which win.

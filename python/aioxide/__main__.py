@@ -26,10 +26,13 @@ import sys
 import textwrap
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn
 
 from aioxide import __version__
 from aioxide.runner import adopt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _USAGE = """\
 usage: python -m aioxide [--no-accelerate] [-h | -V | -c CODE | -m MODULE | FILE | -] [ARG ...]

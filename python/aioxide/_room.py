@@ -7,16 +7,17 @@ with a memory layout of its own. For the type checker `Room` is the loop that th
 from __future__ import annotations
 
 import asyncio
+import socket as _socket
 from asyncio import base_events, unix_events
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import concurrent.futures
     import contextvars
     import socket
     import ssl
-    import weakref
+    from typing import Any
 
     from . import _aioxide
 
@@ -25,10 +26,8 @@ if TYPE_CHECKING:
 
         _default_executor: concurrent.futures.ThreadPoolExecutor | None
         _executor_shutdown_called: bool
-        _entered_transports: weakref.WeakValueDictionary[int, asyncio.BaseTransport]
         _signal_handlers: dict[int, asyncio.Handle]
         _wakeup_armed: bool
-        _unix_server_sockets: dict[socket.socket, int]
 
         def _check_default_executor(self) -> None: ...
         def _get_default_executor(self) -> concurrent.futures.ThreadPoolExecutor: ...
@@ -113,3 +112,8 @@ unix_socket_module: Any = _Global(unix_events, "socket")
 signal_module: Any = _Global(unix_events, "signal")
 #: What tells that the interpreter ends.
 sys_module: Any = _Global(unix_events, "sys")
+
+#: What these are unless somebody replaces them: a replaced one is asked in a thread, as asyncio
+#: would ask it.
+stock_getaddrinfo = _socket.getaddrinfo
+stock_getnameinfo = _socket.getnameinfo

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from ._aioxide import StreamReader, StreamReaderProtocol, StreamWriter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Bytes that may wait to be read before a search for a separator fails; twice as many before the
 #: transport is paused.

@@ -11,12 +11,13 @@ import asyncio
 import sys
 from asyncio import tasks
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 from . import _aioxide
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import weakref
+    from typing import Any
 
 _tasks: Any = tasks
 

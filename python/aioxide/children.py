@@ -18,9 +18,12 @@ import threading
 import warnings
 from asyncio import events, unix_events
 from collections.abc import Callable
-from typing import Any
 
 from ._room import Room, logger
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: What is told when a child has ended: its return code.
 Exited = Callable[[int], object]
@@ -50,10 +53,12 @@ def can_use_pidfd() -> bool:
 class Children(Room):
     """Waiting for child processes. *Source*: `asyncio.unix_events`."""
 
-    def _init_children(self) -> None:
-        #: The children that have not been reaped yet, with what is told then.
-        self._children: dict[subprocess.Popen[bytes], tuple[int, Exited]] = {}
+    @functools.cached_property
+    def _children(self) -> dict[subprocess.Popen[bytes], tuple[int, Exited]]:
+        """The children that have not been reaped yet, with what is told then."""
+        #: The process whose children they are.
         self._children_of = os.getpid()
+        return {}
 
     @functools.cached_property
     def _uses_pidfds(self) -> bool:
@@ -92,8 +97,8 @@ class Children(Room):
     def _close_children(self) -> None:
         """Let go of children that still run: a thread waits for each, so that none stays a zombie.
 
-        The loop is closed by now, so that nothing more is told to it. In a process that was forked
-        off they are somebody else's children, and only their descriptors go.
+        Called where there were children, when the loop has closed: it is told nothing more. In a
+        process that was forked off they are somebody else's, and only their descriptors go.
         """
         children, self._children = self._children, {}
         are_ours = os.getpid() == self._children_of

@@ -16,13 +16,14 @@ import socket
 import sys
 from asyncio import base_events, staggered
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._room import Room, logger, socket_module, unix_socket_module
 from .sock import check_ssl_socket
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl as ssl_module
+    from typing import Any, NoReturn
 
     Ssl = bool | ssl_module.SSLContext | None
 

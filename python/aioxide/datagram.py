@@ -13,14 +13,18 @@ import socket
 import stat
 import sys
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 from . import _aioxide
 from ._room import Room, logger, socket_module
 from .serve import set_reuseport
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    Candidate: TypeAlias = tuple[int, int, Any, Any]
+
 #: A family, a protocol number, and the local and the remote address to use with them.
-Candidate: TypeAlias = tuple[int, int, Any, Any]
 
 
 def _check_datagram_socket(sock: socket.socket) -> None:

@@ -9,13 +9,17 @@ look for what was left open.
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
 import weakref
 from collections.abc import Iterator, MutableMapping
-from typing import Any
 
 from . import _aioxide
 from ._room import Room
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class _Watched:
@@ -75,9 +79,10 @@ class _Transports(MutableMapping[int, asyncio.BaseTransport]):
 class Descriptors(Room):
     """*Source*: `asyncio.selector_events`."""
 
-    def _init_descriptors(self) -> None:
-        #: Standard library transports by descriptor.
-        self._entered_transports = weakref.WeakValueDictionary()
+    @functools.cached_property
+    def _entered_transports(self) -> weakref.WeakValueDictionary[int, asyncio.BaseTransport]:
+        """Standard library transports by descriptor."""
+        return weakref.WeakValueDictionary()
 
     @property
     def _transports(self) -> _Transports:

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import re
 import socket
 from asyncio import base_events
 from collections.abc import Callable
-from typing import Any
 
-from ._room import Room, logger, socket_module
+from ._room import Room, logger, socket_module, stock_getaddrinfo, stock_getnameinfo
 from .executor import Executor
 
-_ipaddr_info: Any = getattr(base_events, "_ipaddr_info")  # noqa: B009 - private to typeshed
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-#: What these are unless somebody replaces them: a replaced one is asked in a thread, as asyncio
-#: would ask it.
-_getaddrinfo = socket.getaddrinfo
-_getnameinfo = socket.getnameinfo
+_ipaddr_info: Any = getattr(base_events, "_ipaddr_info")  # noqa: B009 - private to typeshed
 
 #: May be a literal address, in any spelling the C library takes. Whether it is one, that decides.
 _LITERAL = re.compile(r"[0-9A-Fa-fxX.:]+(?:%[!-~]+)?")
@@ -71,7 +70,7 @@ def _answer_locally(
         # With this flag the C library refuses rather than asks.
         flags |= socket.AI_NUMERICHOST
     try:
-        return _getaddrinfo(host, port, family, type_, proto, flags)
+        return stock_getaddrinfo(host, port, family, type_, proto, flags)
     except Exception:
         # What the error is without that flag, the thread finds out.
         return None
@@ -80,11 +79,13 @@ def _answer_locally(
 class Dns(Room):
     """Name resolution, in the default executor. *Source*: `asyncio.base_events.BaseEventLoop`."""
 
-    def _init_dns(self) -> None:
-        #: Lookups that occupy a thread, or are about to.
-        self._lookups = 0
-        #: Lookups that wait for their turn, in order.
-        self._lookups_waiting: dict[asyncio.Future[None], None] = {}
+    #: Lookups that occupy a thread, or are about to.
+    _lookups = 0
+
+    @functools.cached_property
+    def _lookups_waiting(self) -> dict[asyncio.Future[None], None]:
+        """Lookups that wait for their turn, in order."""
+        return {}
 
     def _getaddrinfo_debug(
         self, host: Any, port: Any, family: int, type: int, proto: int, flags: int
@@ -125,7 +126,11 @@ class Dns(Room):
 
         Raises socket.gaierror as that does.
         """
-        if socket_module.getaddrinfo is _getaddrinfo and not self._debug and self._asks_directly():
+        if (
+            socket_module.getaddrinfo is stock_getaddrinfo
+            and not self._debug
+            and self._asks_directly()
+        ):
             answer = _answer_locally(host, port, family, type, proto, flags)
             if answer is not None:
                 return answer
@@ -136,9 +141,9 @@ class Dns(Room):
     async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
         """`socket.getnameinfo`, in the default executor unless nobody need be asked."""
         getnameinfo = socket_module.getnameinfo
-        if getnameinfo is _getnameinfo and not self._debug and self._asks_directly():
+        if getnameinfo is stock_getnameinfo and not self._debug and self._asks_directly():
             if isinstance(flags, int) and flags & _NUMERIC == _NUMERIC:
-                found: tuple[str, str] = _getnameinfo(sockaddr, flags)
+                found: tuple[str, str] = stock_getnameinfo(sockaddr, flags)
                 return found
         found = await self._look_up(getnameinfo, sockaddr, flags)
         return found

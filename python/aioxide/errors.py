@@ -8,9 +8,12 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 from ._room import Room, logger
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: From 3.12 on a handler runs in the context of the task, future or handle that failed.
 _HANDLER_IN_CONTEXT = sys.version_info >= (3, 12)

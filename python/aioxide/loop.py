@@ -2,7 +2,8 @@
 
 The native base turns, keeps time and watches descriptors; the mixins here do what is done once per
 loop, connection or operation. No mixin has a memory layout or a constructor of its own: `__init__`
-calls their `_init_*` in order.
+calls the `_init_*` of those that every program needs, in order; the others (`parts.py`) make what
+they keep when they need it.
 """
 
 from __future__ import annotations
@@ -11,35 +12,19 @@ import asyncio
 from asyncio import coroutines
 
 from . import _aioxide
-from .connect import Connect
-from .datagram import Datagram
-from .descriptors import Descriptors
-from .dns import Dns
 from .errors import Errors
 from .executor import Executor
-from .pipes import Pipes
-from .process import Processes
+from .parts import Parts
 from .running import Running
-from .sendfile import Sendfile
-from .serve import Serve
 from .signals import Signals
-from .tls import Tls
 
 
 class Loop(
     Running,
     Errors,
     Executor,
-    Dns,
     Signals,
-    Sendfile,
-    Connect,
-    Datagram,
-    Descriptors,
-    Serve,
-    Tls,
-    Pipes,
-    Processes,
+    Parts,
     _aioxide.Loop,
     asyncio.AbstractEventLoop,
 ):
@@ -58,11 +43,7 @@ class Loop(
         self._init_running()
         self._init_errors()
         self._init_executor()
-        self._init_dns()
         self._init_signals()
-        self._init_serve()
-        self._init_children()
-        self._init_descriptors()
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
 

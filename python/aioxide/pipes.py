@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
 
 from . import _aioxide
 from ._room import Room, logger
 
-_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 
 class Pipes(Room):

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from typing import Any
 
 from . import _aioxide, _types
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Name -> the submodules of asyncio that hold it: the one that defines it, then those that
 #: imported it from there by name. The package `asyncio` itself holds every one of them.
@@ -69,9 +72,7 @@ def bind() -> None:
     for name, native in NATIVE.items():
         stock = STOCK[name]
         if isinstance(native, type) and isinstance(stock, type):
-            _aioxide._set_metaclass(native, _types.NativeMeta)
             _types.bind(native, stock)
-    _types.when_replaced.append(_aioxide._note_replaced)
 
 
 def _exchange(name: str, old: Any, new: Any) -> None:

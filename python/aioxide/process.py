@@ -11,10 +11,13 @@ import asyncio
 import sys
 from asyncio import base_events
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from .children import Children, installed_watcher
 from .process_transport import SubprocessTransport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Processes(Children):

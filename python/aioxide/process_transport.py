@@ -12,11 +12,14 @@ import signal
 import subprocess
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 from ._aioxide import ReadPipeTransport
 from ._room import logger
 from .children import is_running
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class SubprocessTransport(asyncio.SubprocessTransport):

@@ -12,12 +12,16 @@ import sys
 from asyncio import events, unix_events
 from collections.abc import Callable, Coroutine
 from types import FrameType
-from typing import Any, TypeVar
 
 from . import primitives
 from .loop import Loop, new_event_loop
 
-_T = TypeVar("_T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    _T = TypeVar("_T")
+
 _LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 _events: Any = events

@@ -15,11 +15,14 @@ import warnings
 import weakref
 from asyncio import constants, events
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import Any, TypeVar
 
 from ._room import Room, logger
 
-_T = TypeVar("_T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    _T = TypeVar("_T")
 
 
 def _stop_loop_of(future: asyncio.Future[Any]) -> None:
@@ -152,7 +155,8 @@ class Running(Room):
         if self._debug:
             logger.debug("Close %r", self)
         self._close()
-        self._close_children()
+        if "_children" in self.__dict__:
+            self._close_children()
         self._executor_shutdown_called = True
         executor = self._default_executor
         if executor is not None:

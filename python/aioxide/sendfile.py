@@ -13,11 +13,14 @@ import io
 import os
 import socket
 from asyncio import constants, transports, unix_events
-from typing import IO, Any
 
 from . import _aioxide
 from ._room import Room
 from .sock import check_ssl_socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO, Any
 
 #: A transport is sent so much at once where the system call does not do: asyncio's number.
 _PIECE_BYTES = 16 * 1024

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 import posix
 import socket
 import stat
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
 
+from . import _aioxide
 from ._room import Room, logger, socket_module, unix_socket_module
 from .connect import bind_error, check_ssl_timeouts, check_unix_stream
 from .server import Server
 from .sock import check_ssl_socket
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl as ssl_module
+    from typing import Any
 
 #: From 3.13 on an address whose family is switched off is skipped instead of fatal ...
 _SKIPS_UNAVAILABLE = sys.version_info >= (3, 13)
@@ -109,8 +112,10 @@ def _bind_unix(path: str | bytes) -> socket.socket:
 class Serve(Room):
     """Server side. *Source*: `asyncio.base_events.BaseEventLoop`, `asyncio.unix_events`."""
 
-    def _init_serve(self) -> None:
-        self._unix_server_sockets = {}
+    @functools.cached_property
+    def _unix_server_sockets(self) -> dict[socket.socket, int]:
+        """Listening sockets whose files are removed with them, each with its file's inode."""
+        return {}
 
     async def _create_server_getaddrinfo(
         self, host: str | None, port: Any, family: int, flags: int
@@ -313,7 +318,7 @@ class Serve(Room):
         """Stop accepting on `sock` and close it; remove its file if that is still its own."""
         inode = self._unix_server_sockets.pop(sock, None)
         path = None if inode is None else sock.getsockname()
-        super()._stop_serving(sock)
+        _aioxide.Loop._stop_serving(self, sock)
         if path is None:
             return
         try:

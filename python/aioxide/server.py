@@ -11,10 +11,11 @@ import asyncio
 import sys
 import weakref
 from asyncio import base_events
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    pass
+    from typing import Any
+
 
 if sys.version_info >= (3, 13):
 

@@ -21,12 +21,16 @@ import warnings
 from asyncio import coroutines
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVarTuple
 
 from ._room import Room, logger, signal_module, sys_module
 from .executor import _is_coroutine_function
 
-_Ts = TypeVarTuple("_Ts")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVarTuple
+
+    _Ts = TypeVarTuple("_Ts")
+
 
 #: Signal numbers taken from the pipe at once; one byte each.
 _READ_SIZE = 4096

@@ -9,13 +9,14 @@ import asyncio
 import contextvars
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from . import _aioxide
 from ._room import Room
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl as ssl_module
+    from typing import Any
 
     from .server import Server
 

@@ -231,8 +231,14 @@ def test_mixing_with_other_bases(lib):
     class Typed(lib.Future, typing.Generic[item]):
         pass
 
+    class Awaited(typing.Protocol):
+        def done(self) -> bool: ...
+
+    class Structural(lib.Future, Awaited):
+        pass
+
     made = [WithMixin(loop=lib.loop), Slotted(loop=lib.loop), Concrete(loop=lib.loop)]
-    made.append(Typed(loop=lib.loop))
+    made += [Typed(loop=lib.loop), Structural(loop=lib.loop)]
     made[1].value = 5
     lib.note(made[0].extra(), made[1].value, made[2].what)
 

@@ -42,9 +42,10 @@ fn set_metaclass(_module: Obj<'_>, args: Args<'_>) -> R<Ref> {
     Ok(none_ref())
 }
 
-/// `_note_replaced()`: an attribute of a native stream type was replaced on the class.
-fn note_replaced(_module: Obj<'_>) -> R<Ref> {
-    crate::streams::note_replaced();
+/// `_note_made()`: the native types are as they stay, unless somebody patches them.
+fn note_made(_module: Obj<'_>) -> R<Ref> {
+    crate::streams::note_made();
+    crate::sync::note_made();
     Ok(none_ref())
 }
 
@@ -68,9 +69,9 @@ fn methods() -> Vec<c::PyMethodDef> {
             c"($module, cls, meta, /)\nSets the class of a native type."
         ),
         crate::ffi::class::noargs!(
-            c"_note_replaced",
-            note_replaced,
-            c"Tells that an attribute of a native stream type was replaced."
+            c"_note_made",
+            note_made,
+            c"Tells that the native types are complete: what is changed from now on is a patch."
         ),
         #[cfg(not(Py_3_14))]
         crate::ffi::class::noargs!(

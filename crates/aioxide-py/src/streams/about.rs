@@ -4,10 +4,11 @@
 //! classes, because some came with a bugfix release.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::Cell;
 
 use super::{connection, protocol_class, read, reader_class, writer, writer_class};
 use crate::ffi::call::{import, string};
+use crate::ffi::class::type_version_of;
 use crate::ffi::function::Function;
 use crate::ffi::{Obj, R, Ref, builtin, sequence};
 use crate::state::{State, state};
@@ -24,6 +25,8 @@ pub struct Streams {
     /// The done callback of a connection's task.
     pub task_done: Function,
     pub quirks: Quirks,
+    /// Versions of reader, writer and protocol as they were made.
+    versions: [Cell<u32>; 3],
 }
 
 /// Behaviour of `asyncio.streams` that changed.
@@ -42,18 +45,24 @@ pub struct Quirks {
     pub tls_takes_shutdown_timeout: bool,
 }
 
-/// Somebody replaced an attribute of a native stream type: from now on everything goes by name.
-static REPLACED: AtomicBool = AtomicBool::new(false);
-
-/// Notes that a class attribute was replaced.
-pub fn note_replaced() {
-    REPLACED.store(true, Ordering::Relaxed);
+/// Notes the native types as they are now: as they were made.
+pub fn note_made() {
+    let streams = &state().streams;
+    for (class, version) in streams.classes().into_iter().zip(&streams.versions) {
+        // Looked up once, so that the type has a version.
+        drop(class.obj().getattr_str(c"__doc__"));
+        version.set(type_version_of(class.obj()));
+    }
 }
 
-/// Whether the native types are as they were made.
+/// Whether the native types are as they were made. Once somebody replaced an attribute of one,
+/// everything goes by name.
 #[inline]
 pub fn is_intact() -> bool {
-    !REPLACED.load(Ordering::Relaxed)
+    let streams = &state().streams;
+    let mut classes = streams.classes().into_iter().zip(&streams.versions);
+    classes
+        .all(|(class, version)| version.get() != 0 && type_version_of(class.obj()) == version.get())
 }
 
 /// Gives the types their coroutine methods, which look at the state that holds the types.
@@ -97,7 +106,14 @@ impl Streams {
             task_done: protocol_class::task_done(),
             reader_class: stock_reader,
             quirks,
+            versions: Default::default(),
         })
+    }
+
+    /// The native types, in the order of `versions`.
+    #[inline]
+    fn classes(&self) -> [&Ref; 3] {
+        [&self.reader, &self.writer, &self.protocol]
     }
 }
 

@@ -27,5 +27,5 @@ mod until;
 mod writer;
 mod writer_class;
 
-pub use about::{Streams, export, finish, note_replaced};
+pub use about::{Streams, export, finish, note_made};
 pub use protocol::deliver;

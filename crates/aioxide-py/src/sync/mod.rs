@@ -44,7 +44,7 @@ mod waiting;
 pub use as_completed::build_type as build_as_completed_type;
 pub use cell::build_type as build_cell_type;
 pub use listener::Listener;
-pub use timeout::Timeouts;
+pub use timeout::{Timeouts, note_made};
 pub use timeout_class::build as build_timeouts;
 pub use waiting::Waiting;
 

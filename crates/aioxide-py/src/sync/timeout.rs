@@ -58,6 +58,14 @@ pub struct Timeouts {
     pub inserts_error: bool,
 }
 
+/// Notes the native type as it is now: as it was made.
+pub fn note_made() {
+    let timeouts = &state().timeouts;
+    // Looked up once, so that the type has a version.
+    drop(timeouts.leaf.obj().getattr_str(c"reschedule"));
+    timeouts.version.set(type_version_of(timeouts.leaf.obj()));
+}
+
 /// Whether `this` is of our own class, with nothing replaced: methods may be called directly.
 #[inline]
 fn is_plain(this: Obj<'_>) -> bool {

@@ -13,8 +13,7 @@ use super::function::{self, Call, Function};
 use super::timeout::{self, State, Timeouts};
 use crate::ffi::call::{import, int, interned};
 use crate::ffi::class::{
-    Class, Visitor, attribute, bind_tuple, dict_attribute, initializer, noargs, onearg,
-    type_version_of, varargs,
+    Class, Visitor, attribute, bind_tuple, dict_attribute, initializer, noargs, onearg, varargs,
 };
 use crate::ffi::object::{boolean, none_ref};
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature, Slot, layout, trash};
@@ -394,10 +393,8 @@ pub fn build(maker: Obj<'_>) -> R<Timeouts> {
     let named = |name| names.obj().getattr_str(name);
     let inserts = interned(c"_insert_timeout_error")?;
     let on_timeout = core.obj().getattr_str(c"_on_timeout")?;
-    // Looked up once, so that the type has a version.
-    drop(leaf.obj().getattr_str(c"reschedule")?);
     Ok(Timeouts {
-        version: Cell::new(type_version_of(leaf.obj())),
+        version: Cell::default(),
         on_timeout,
         states: [
             named(c"CREATED")?,
