@@ -9,8 +9,12 @@
 
 use std::collections::VecDeque;
 
-/// Room that an idle queue keeps, in entries: a burst beyond it gives its memory back.
+/// Room that a queue keeps, in entries: a burst beyond it gives its memory back.
 const IDLE_CAPACITY_MAX: usize = 16_384;
+
+/// A turn of so many times fewer entries than there is room for ends a burst: growing again costs
+/// less than a hundredth of what running as many entries does.
+const BURST_TIMES: usize = 16;
 
 /// A queue of entries with a per-turn snapshot; one owner thread.
 #[derive(Debug)]
@@ -59,8 +63,13 @@ impl<T> Ready<T> {
     /// Begins a turn over the entries that are there now; returns their number.
     #[inline]
     pub fn begin_turn(&mut self) -> usize {
-        self.unread = self.entries.len();
-        self.unread
+        let len = self.entries.len();
+        let room = self.entries.capacity();
+        if room > IDLE_CAPACITY_MAX && len < room / BURST_TIMES {
+            self.trim();
+        }
+        self.unread = len;
+        len
     }
 
     /// The next entry of the current turn, or `None` when its snapshot is used up. O(1).
@@ -88,8 +97,8 @@ impl<T> Ready<T> {
         std::mem::take(&mut self.entries).into()
     }
 
-    /// Gives memory of a past burst back; for a loop that is about to sleep.
-    #[inline]
+    /// Gives memory of a past burst back: also for a loop that is about to sleep.
+    #[cold]
     pub(crate) fn trim(&mut self) {
         if self.entries.capacity() > IDLE_CAPACITY_MAX {
             self.entries.shrink_to(IDLE_CAPACITY_MAX);
@@ -136,6 +145,24 @@ mod tests {
             assert_eq!(ready.pop(), Some(number));
         }
         ready.trim();
+        assert!(ready.entries.capacity() <= IDLE_CAPACITY_MAX);
+        assert_eq!(ready.pop(), Some(IDLE_CAPACITY_MAX * 4 - 1));
+    }
+
+    #[test]
+    fn a_burst_gives_its_memory_back_in_a_loop_that_never_sleeps() {
+        let mut ready = Ready::new();
+        for number in 0..IDLE_CAPACITY_MAX * 4 {
+            ready.push(number);
+        }
+        while ready.len() > 1 {
+            assert_eq!(ready.begin_turn(), ready.len());
+            assert!(ready.entries.capacity() > IDLE_CAPACITY_MAX);
+            while ready.unread() > 1 {
+                assert!(ready.pop().is_some());
+            }
+        }
+        assert_eq!(ready.begin_turn(), 1);
         assert!(ready.entries.capacity() <= IDLE_CAPACITY_MAX);
         assert_eq!(ready.pop(), Some(IDLE_CAPACITY_MAX * 4 - 1));
     }

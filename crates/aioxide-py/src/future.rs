@@ -16,7 +16,7 @@ use std::cell::Cell;
 
 use pyo3_ffi as c;
 
-use crate::event_loop::LoopFields;
+use crate::event_loop::{self, LoopFields};
 use crate::ffi::class::Visitor;
 use crate::ffi::{Obj, R, Raised, Ref, Slot, layout};
 use crate::state::state;
@@ -47,27 +47,25 @@ pub enum Phase {
     Finished = 2,
 }
 
-/// The fields that futures and tasks share. All-zero memory is an uninitialised future.
+/// The fields that futures and tasks share and asyncio's base does not have; the methods of the
+/// base's names give the others, which lie in the base. All-zero memory is an uninitialised future.
 #[repr(C)]
 pub struct FutureFields {
     pub event_loop: Slot,
-    /// The native loop behind `event_loop`, where calls may go to its queue directly.
-    native: Cell<*const LoopFields>,
-    first: waiter::Place,
     /// The second and later waiters. Boxed so that the field is one word and zero means none.
     #[allow(clippy::box_collection)]
     more: Cell<Option<Box<Vec<Waiter>>>>,
-    result: Slot,
-    exception: Slot,
-    exception_traceback: Slot,
-    pub cancel_message: Slot,
-    pub cancelled_error: Slot,
-    pub source_traceback: Slot,
     phase: Cell<u8>,
     pub log_traceback: Cell<bool>,
     pub blocking: Cell<bool>,
-    /// Which kind of waiter `first` holds.
+    /// Which kind of waiter `waiter` holds.
     first_kind: Cell<u8>,
+    /// `event_loop` is a native loop, where calls may go to its queue directly.
+    on_native: Cell<bool>,
+    /// Of tasks, here because there is room: the next step is cancelled.
+    pub must_cancel: Cell<bool>,
+    /// Of tasks: dying while pending is reported.
+    pub log_destroy_pending: Cell<bool>,
 }
 
 /// The future part of a native future or task.
@@ -100,8 +98,9 @@ impl FutureFields {
     /// Binds to a native loop.
     #[inline]
     pub fn attach(&self, event_loop: Obj<'_>, native: &LoopFields) {
+        debug_assert!(native.object().is(event_loop));
         self.event_loop.set(Some(event_loop.to_ref()));
-        self.native.set(native);
+        self.on_native.set(true);
     }
 
     /// Remembers where the future was created, if the loop debugs.
@@ -117,17 +116,19 @@ impl FutureFields {
     #[cold]
     fn set_source(&self) -> R<()> {
         let stack = state().asyncio.traceback_extract_stack.obj().call0()?;
-        self.source_traceback.set(Some(stack));
+        self.source_traceback().set(Some(stack));
         Ok(())
     }
 
     /// The native loop, if calls may go to its queue directly.
     #[inline]
     pub fn native(&self) -> Option<&LoopFields> {
-        // SAFETY: points into the loop object, which `event_loop` keeps alive; both are set and
-        // cleared together.
-        let native = unsafe { self.native.get().as_ref() };
-        native.filter(|native| native.is_direct())
+        if !self.on_native.get() {
+            return None;
+        }
+        // SAFETY: a native loop, which the field keeps alive; both are set and cleared together.
+        let native = event_loop::fields(unsafe { Obj::from_ptr(self.event_loop.ptr()) });
+        native.is_direct().then_some(native)
     }
 
     /// The state.
@@ -146,11 +147,9 @@ impl FutureFields {
         self.phase.get() == Phase::Pending as u8
     }
 
-    /// Visits every reference of the future part.
+    /// Visits the references that the base does not know.
     pub fn visit(&self, visitor: &mut Visitor) {
-        for slot in self.slots() {
-            visitor.slot(slot);
-        }
+        visitor.slot(&self.event_loop);
         let more = self.more.take();
         for waiter in more.iter().flat_map(|more| more.iter()) {
             waiter.visit(visitor);
@@ -158,29 +157,65 @@ impl FutureFields {
         self.more.set(more);
     }
 
-    /// Drops every reference of the future part.
+    /// Drops the references that the base does not know.
+    #[inline]
     pub fn clear(&self) {
-        self.native.set(std::ptr::null());
-        for slot in self.slots() {
-            slot.clear();
-        }
+        self.on_native.set(false);
+        self.event_loop.clear();
         self.first_kind.set(waiter::PLAIN);
         drop(self.more.take());
     }
 
-    fn slots(&self) -> [&Slot; 9] {
-        [
-            &self.event_loop,
-            &self.first.target,
-            &self.first.context,
-            &self.result,
-            &self.exception,
-            &self.exception_traceback,
-            &self.cancel_message,
-            &self.cancelled_error,
-            &self.source_traceback,
-        ]
+    /// Drops every reference of the future part.
+    fn clear_all(&self) {
+        self.clear();
+        for slot in [
+            self.waiter(),
+            self.waiter_context(),
+            self.result(),
+            self.exception(),
+            self.exception_traceback(),
+            self.cancel_message(),
+            self.source_traceback(),
+        ] {
+            slot.clear();
+        }
     }
+}
+
+/// A field that lies where the base has the same.
+macro_rules! in_base {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        impl FutureFields {
+            $(
+                $(#[$doc])*
+                #[inline]
+                pub fn $name(&self) -> &Slot {
+                    let layout = &state().layout;
+                    // SAFETY: `fields` takes these from the right place, of a native future.
+                    unsafe { layout.slot_before(self, layout.places.$name) }
+                }
+            )*
+        }
+    };
+}
+
+in_base! {
+    /// The first waiter.
+    waiter,
+    /// Its context, if it is a callable.
+    waiter_context,
+    /// What `set_result` was given.
+    result,
+    /// What `set_exception` was given; of a cancelled one the CancelledError of its coroutine; of a
+    /// pending task what its next step throws.
+    exception,
+    /// The traceback that the exception had.
+    exception_traceback,
+    /// What `cancel` was given.
+    cancel_message,
+    /// Where it was created, in debug mode.
+    source_traceback,
 }
 
 #[cold]

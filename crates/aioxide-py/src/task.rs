@@ -39,24 +39,15 @@ pub use cancel::{cancel, cancel_any, cancelling_of, uncancel_of};
 pub use class::{build_type, step_callback, wakeup_callback};
 pub use wait::{add_edge, cancel_awaited, discard_edge};
 
-/// The fields of a task; the future part comes first.
+/// The fields of a task that asyncio's base does not have; the future part comes first.
 #[repr(C)]
 pub struct TaskFields {
     pub future: FutureFields,
-    coro: Slot,
-    pub context: Slot,
-    name: Slot,
     /// The future that the task waits for.
     waits_for: Slot,
-    /// An exception to throw at the next step, made by the task itself.
-    step_exception: Slot,
-    /// The number in `Task-N` while `name` is empty.
-    number: Cell<u64>,
-    cancels_requested: Cell<i64>,
+    cancels_requested: Cell<u32>,
     /// One more than the place in the loop's table of held tasks; zero if not held.
     held: Cell<u32>,
-    must_cancel: Cell<bool>,
-    log_destroy_pending: Cell<bool>,
     #[cfg(not(Py_3_14))]
     pub node: Node,
 }
@@ -137,7 +128,7 @@ fn init(task: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
 /// Fills a task that is bound to its loop, and schedules or runs its first step.
 fn start(task: Obj<'_>, this: &TaskFields, options: &Options<'_>) -> R<()> {
     if !is_coroutine(options.coro)? {
-        this.log_destroy_pending.set(false);
+        this.future.log_destroy_pending.set(false);
         let got = options.coro.repr()?;
         return Err(Raised::type_error(&format!(
             "a coroutine was expected, got {got}"
@@ -150,21 +141,21 @@ fn start(task: Obj<'_>, this: &TaskFields, options: &Options<'_>) -> R<()> {
         }
         _ => context::copy_current()?,
     };
-    this.context.set(Some(run_context));
+    this.context().set(Some(run_context));
     this.waits_for.clear();
-    this.step_exception.clear();
-    this.must_cancel.set(false);
-    this.log_destroy_pending.set(true);
+    this.future.exception().clear();
+    this.future.must_cancel.set(false);
+    this.future.log_destroy_pending.set(true);
     this.cancels_requested.set(0);
-    this.coro.set(Some(options.coro.to_ref()));
+    this.coro().set(Some(options.coro.to_ref()));
     match options.name {
-        Some(name) if !name.is_none() => this.set_name(task, name)?,
+        Some(name) if !name.is_none() => this.set_name(name)?,
         _ => {
-            this.name.clear();
-            this.number.set(NUMBER.fetch_add(1, Ordering::Relaxed) + 1);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
+            this.name().set(Some(uint(number)?));
         }
     }
-    this.mirror(task)?;
+    mark_task(task);
     if options.eager && event_loop::is_running(future::loop_of(task)?.obj())? {
         return eager_start(task, this);
     }
@@ -218,6 +209,7 @@ impl TaskFields {
 
     /// Leaves those tables: the task is done.
     fn retire(&self, task: Obj<'_>) -> R<()> {
+        drop(self.step_exception());
         self.let_go();
         registry::unregister(task)
     }
@@ -232,9 +224,19 @@ impl TaskFields {
         }
     }
 
+    /// Takes what the next step is to throw, made by the task itself.
+    #[inline]
+    fn step_exception(&self) -> Option<Ref> {
+        if self.future.is_pending() {
+            self.future.exception().take()
+        } else {
+            None
+        }
+    }
+
     /// The task may die pending without a word: nobody but its maker knows it.
     pub fn keep_quiet(&self) {
-        self.log_destroy_pending.set(false);
+        self.future.log_destroy_pending.set(false);
     }
 
     /// The loop forgot this task by itself.
@@ -242,58 +244,57 @@ impl TaskFields {
         self.held.set(0);
     }
 
-    /// Copies coroutine and name to where tools outside the process read them.
-    fn mirror(&self, task: Obj<'_>) -> R<()> {
+    /// The coroutine. Lies in the base, where tools outside the process read it.
+    #[inline]
+    pub fn coro(&self) -> &Slot {
         let layout = &state().layout;
-        if let Some(offset) = layout.coro {
-            // SAFETY: found by the probe in the base of this very type.
-            unsafe { &*layout::base_slot(task, offset) }.set(self.coro.get());
-        }
-        if let Some(offset) = layout.is_task {
-            // SAFETY: as above.
-            unsafe { &*layout::base_byte(task, offset) }.set(1);
-        }
-        if let Some(offset) = layout.name {
-            let name = match self.name.get() {
-                Some(name) => name,
-                None => uint(self.number.get())?,
-            };
-            // SAFETY: as above.
-            unsafe { &*layout::base_slot(task, offset) }.set(Some(name));
-        }
-        Ok(())
+        // SAFETY: `fields` takes these from the right place, of a native task.
+        unsafe { layout.slot_before(self, layout.places.coro) }
     }
 
-    fn set_name(&self, task: Obj<'_>, name: Obj<'_>) -> R<()> {
+    /// The context that it runs in.
+    #[inline]
+    pub fn context(&self) -> &Slot {
+        let layout = &state().layout;
+        // SAFETY: as above.
+        unsafe { layout.slot_before(self, layout.places.context) }
+    }
+
+    /// The name, or the number in `Task-N` while nobody has asked for it. Tools read it, too.
+    #[inline]
+    fn name(&self) -> &Slot {
+        let layout = &state().layout;
+        // SAFETY: as above.
+        unsafe { layout.slot_before(self, layout.places.name) }
+    }
+
+    fn set_name(&self, name: Obj<'_>) -> R<()> {
         let name = if name.is_exact_str() {
             name.to_ref()
         } else {
             name.str()?
         };
-        self.name.set(Some(name));
-        if let Some(offset) = state().layout.name {
-            // SAFETY: found by the probe in the base of this very type.
-            unsafe { &*layout::base_slot(task, offset) }.set(self.name.get());
-        }
+        self.name().set(Some(name));
         Ok(())
     }
 
-    fn name(&self) -> R<Ref> {
-        if let Some(name) = self.name.get() {
+    fn full_name(&self) -> R<Ref> {
+        let name = self.name().get_or_none();
+        if !name.obj().is_exact_int() {
             return Ok(name);
         }
-        let name = string(&format!("Task-{}", self.number.get()))?;
-        self.name.set(Some(name.clone()));
+        let name = string(&format!("Task-{}", name.obj().to_i64()?))?;
+        self.name().set(Some(name.clone()));
         Ok(name)
     }
+}
 
-    /// Forgets a coroutine that finished at once, so that its frame is freed early.
-    fn clear_coro(&self, task: Obj<'_>) {
-        if let Some(offset) = state().layout.coro {
-            // SAFETY: found by the probe in the base of this very type.
-            unsafe { &*layout::base_slot(task, offset) }.clear();
-        }
-        self.coro.clear();
+/// Tells tools outside the process that this future is a task.
+#[inline]
+fn mark_task(task: Obj<'_>) {
+    if let Some(offset) = state().layout.is_task {
+        // SAFETY: found by the probe in the base of this very type.
+        unsafe { &*layout::base_byte(task, offset) }.set(1);
     }
 }
 
@@ -309,21 +310,21 @@ fn schedule_step(task: Obj<'_>, this: &TaskFields) -> R<()> {
     }
     let event_loop = future::loop_of(task)?;
     let callback = class::step_callback(task)?;
-    let run_context = this.context.get_or_none();
+    let run_context = this.context().get_or_none();
     event_loop::foreign_call_soon(event_loop.obj(), callback.obj(), None, run_context.obj())
 }
 
 /// Lets the next step throw `error` into the coroutine.
 fn schedule_error(task: Obj<'_>, this: &TaskFields, message: &str) -> R<()> {
     let error = Raised::runtime(message).take();
-    this.step_exception.set(Some(error));
+    this.future.exception().set(Some(error));
     schedule_step(task, this)
 }
 
 /// Runs the step of a `Step` entry in the task's context.
 pub fn run_step(task: Obj<'_>) -> R<()> {
     let this = fields(task);
-    let run_context = this.context.get_or_none();
+    let run_context = this.context().get_or_none();
     if !context::is_native(run_context.obj()) {
         let callback = class::step_callback(task)?;
         let run = run_context.obj().getattr(state().names.run.obj())?;
@@ -337,7 +338,7 @@ pub fn run_step(task: Obj<'_>) -> R<()> {
 /// One step, as the current task of its loop: continues with the outcome of what it waited for.
 pub fn step(task: Obj<'_>) -> R<()> {
     let this = fields(task);
-    let exception = match this.step_exception.take() {
+    let exception = match this.step_exception() {
         Some(exception) => Some(exception),
         None => match this.waits_for.get() {
             Some(awaited) => wait::outcome_of(task, awaited.obj())?,
@@ -381,7 +382,7 @@ fn advance(task: Obj<'_>, this: &TaskFields, exception: Option<Ref>) -> R<()> {
     }
     let exception = this.with_cancellation(exception)?;
     this.waits_for.clear();
-    let Some(coro) = this.coro.get() else {
+    let Some(coro) = this.coro().get() else {
         return Err(Raised::runtime("uninitialized Task object"));
     };
     let sent = match exception {
@@ -399,7 +400,7 @@ impl TaskFields {
     /// Turns a requested cancellation into the exception to throw.
     #[inline]
     fn with_cancellation(&self, exception: Option<Ref>) -> R<Option<Ref>> {
-        if !self.must_cancel.replace(false) {
+        if !self.future.must_cancel.replace(false) {
             return Ok(exception);
         }
         let cancelled = state().asyncio.cancelled_error.ptr();
@@ -441,9 +442,9 @@ fn throw(coro: Obj<'_>, exception: Ref) -> Sent {
 
 fn complete(task: Obj<'_>, this: &TaskFields, value: Ref) -> R<()> {
     this.retire(task)?;
-    if this.must_cancel.replace(false) {
+    if this.future.must_cancel.replace(false) {
         // Cancelled while its last step ran.
-        let message = this.future.cancel_message.get();
+        let message = this.future.cancel_message().get();
         return future::cancel_future(task, message).map(drop);
     }
     future::set_result(task, value)
@@ -455,7 +456,9 @@ fn fail(task: Obj<'_>, this: &TaskFields, raised: Raised) -> R<()> {
     let exception = raised.take();
     this.retire(task)?;
     if cancelled {
-        this.future.cancelled_error.set(Some(exception));
+        if this.future.is_pending() {
+            this.future.exception().set(Some(exception));
+        }
         return future::cancel_future(task, None).map(drop);
     }
     future::set_exception(task, exception.obj())?;
@@ -471,7 +474,7 @@ fn eager_start(task: Obj<'_>, this: &TaskFields) -> R<()> {
     let event_loop = future::loop_of(task)?;
     let previous = current::swap(event_loop.obj(), task)?;
     let result = this.register(task).and_then(|()| {
-        let run_context = this.context.get_or_none();
+        let run_context = this.context().get_or_none();
         context::enter(run_context.obj())?;
         let stepped = advance(task, this, None);
         context::leave(run_context.obj()).and(stepped)
@@ -487,7 +490,7 @@ fn eager_start(task: Obj<'_>, this: &TaskFields) -> R<()> {
         }
     };
     if !this.future.is_pending() {
-        this.clear_coro(task);
+        this.coro().clear();
     }
     result
 }

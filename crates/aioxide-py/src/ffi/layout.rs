@@ -1,12 +1,14 @@
 //! Where things lie in CPython's own task memory: found by looking, never by fixed offsets.
 //!
 //! Native futures and tasks are subclasses of `_asyncio.Future` and `_asyncio.Task` whose own
-//! fields follow the base's. From 3.14 on, tools outside the process (`python -m asyncio ps`) and
-//! `asyncio.all_tasks` read coroutine, name, awaited-by edge and list node out of the base's
-//! memory; at import a probe task with known content is compared word by word to find them. What
-//! the probe does not find is left alone, and only the feature that needs it is off.
+//! fields follow the base's. What the base keeps, too, lies in the base's own words ([`Places`]),
+//! so that a task is no larger than asyncio's. From 3.14 on, tools outside the process (`python -m
+//! asyncio ps`) and `asyncio.all_tasks` read coroutine, name, awaited-by edge and list node there.
+//! At import probe objects with known content are compared word by word to find all of them. What
+//! the probe does not find lies behind the base, or only the feature that needs it is off.
 
 use std::cell::Cell;
+use std::ffi::{CStr, c_int, c_void};
 
 use pyo3_ffi as c;
 
@@ -19,10 +21,10 @@ use super::object::{Obj, PyObject, Ref};
 pub struct Layout {
     /// Where our own fields begin, in futures and tasks alike.
     pub fields: usize,
-    /// `TaskObj.task_coro`.
-    pub coro: Option<usize>,
-    /// `TaskObj.task_name`.
-    pub name: Option<usize>,
+    /// Where the references lie that the base keeps, too.
+    pub places: Places,
+    /// Where those begin that were not found in the base; they end at `fields`.
+    pub displaced: usize,
     /// `FutureObj.fut_awaited_by`: one awaiting future or task, or a set of them.
     pub awaited_by: Option<usize>,
     /// `FutureObj.fut_is_task`, one byte.
@@ -35,6 +37,33 @@ pub struct Layout {
     pub running_task: Option<usize>,
     /// The head of the thread's task list in the thread state.
     pub tasks_head: Option<usize>,
+}
+
+/// References of ours inside the base's words for the same thing. The base's own functions visit
+/// and clear them; otherwise it leaves them alone, because its `fut_loop` stays empty. In bytes,
+/// from the object's beginning.
+#[derive(Default, Debug)]
+pub struct Places {
+    /// `FutureObj.fut_callback0`: the first waiter.
+    pub waiter: usize,
+    /// `FutureObj.fut_context0`.
+    pub waiter_context: usize,
+    /// `FutureObj.fut_result`.
+    pub result: usize,
+    /// `FutureObj.fut_exception`.
+    pub exception: usize,
+    /// `FutureObj.fut_exception_tb`.
+    pub exception_traceback: usize,
+    /// `FutureObj.fut_cancel_msg`.
+    pub cancel_message: usize,
+    /// `FutureObj.fut_source_tb`.
+    pub source_traceback: usize,
+    /// `TaskObj.task_coro`.
+    pub coro: usize,
+    /// `TaskObj.task_name`.
+    pub name: usize,
+    /// `TaskObj.task_context`.
+    pub context: usize,
 }
 
 const WORD: usize = std::mem::size_of::<usize>();
@@ -55,70 +84,135 @@ fn byte_at(object: Obj<'_>, offset: usize) -> u8 {
     unsafe { object.ptr().cast::<u8>().add(offset).read() }
 }
 
-fn find_word(object: Obj<'_>, size: usize, wanted: usize) -> Option<usize> {
-    (2 * WORD..size)
+/// The only word of an instance with this content.
+fn find_word(object: Obj<'_>, size: usize, wanted: Obj<'_>) -> Option<usize> {
+    let wanted = wanted.ptr() as usize;
+    let mut found = (2 * WORD..size)
         .step_by(WORD)
-        .find(|&offset| word_at(object, offset) == wanted)
+        .filter(|&offset| word_at(object, offset) == wanted);
+    let first = found.next();
+    if found.next().is_some() { None } else { first }
 }
 
 impl Layout {
+    /// A reference whose place is counted from the object's beginning, given our own fields in it.
+    ///
+    /// # Safety
+    /// `own` lies at `self.fields` inside a native future or task; `place` is one of `self.places`
+    /// that this type has.
+    #[inline]
+    pub unsafe fn slot_before<'a, T>(&self, own: &'a T, place: usize) -> &'a super::Slot {
+        let own = std::ptr::from_ref(own).cast::<u8>();
+        // SAFETY: by the contract the object begins so far before; it lives as long as `own`.
+        unsafe { &*own.wrapping_sub(self.fields).wrapping_add(place).cast() }
+    }
+
+    /// The references that lie behind the base, which does not know them.
+    pub fn displaced_slots<'a>(&self, object: Obj<'a>) -> &'a [super::Slot] {
+        let len = (self.fields - self.displaced) / WORD;
+        // SAFETY: native futures and tasks alike have these words, each an owned reference or null.
+        unsafe { std::slice::from_raw_parts(fields(object.ptr(), self.displaced), len) }
+    }
+
     /// Looks at the running interpreter's types. The two classes are `_asyncio.Future`, `.Task`.
     pub fn probe(future: Obj<'_>, task: Obj<'_>) -> R<Layout> {
-        let fields = basic_size(task)
+        let displaced = basic_size(task)
             .max(basic_size(future))
             .next_multiple_of(WORD);
         let mut layout = Layout {
-            fields,
+            fields: displaced,
+            displaced,
             ..Layout::default()
         };
+        let probe = Probe::new(future, task)?;
+        probe.find_places(&mut layout);
         if cfg!(Py_3_14) {
-            Probe::new(future, task)?.fill(&mut layout)?;
+            probe.fill(&mut layout)?;
         }
         Ok(layout)
     }
 }
 
-/// A stock task and future with known content.
+/// Stock tasks and futures with known content, by their names in `PROBE`.
 struct Probe {
     module: Ref,
+    scope: Ref,
     stub_loop: Ref,
-    coro: Ref,
-    name: Ref,
     task: Ref,
     future: Ref,
     task_size: usize,
     future_size: usize,
 }
 
-/// Python source of the probe: a loop that never runs anything and a task made on it.
-const PROBE: &std::ffi::CStr = c"
+/// Python source of the probe: a loop that never runs anything, a task made on it, and futures in
+/// every state.
+const PROBE: &CStr = c"
+import contextvars
 class Loop:
-    def get_debug(self): return False
+    debug = False
+    def get_debug(self): return self.debug
     def call_soon(self, *args, **kwargs): pass
     def is_running(self): return False
 async def probe(): pass
 loop = Loop()
 coro = probe()
 name = 'aioxide layout probe'
-task = Task(coro, loop=loop, name=name)
+context = contextvars.Context()
+task = Task(coro, loop=loop, name=name, context=context)
 task._log_destroy_pending = False
 future = Future(loop=loop)
 coro.close()
+def waiter(future): pass
+waiting = Future(loop=loop)
+waiting.add_done_callback(waiter, context=context)
+finished = Future(loop=loop)
+result = object()
+finished.set_result(result)
+failed = Future(loop=loop)
+try:
+    raise ValueError
+except ValueError as error:
+    exception = error
+traceback = exception.__traceback__
+failed.set_exception(exception)
+failed._log_traceback = False
+cancelled = Future(loop=loop)
+message = object()
+cancelled.cancel(message)
+loop.debug = True
+traced = Future(loop=loop)
+stack = traced._source_traceback
+loop.debug = False
 ";
+
+/// Where a reference is to be found: the field, the probe object, the content, whether all tasks
+/// and futures have it.
+type Sought = (fn(&mut Places) -> &mut usize, &'static CStr, &'static CStr);
+
+const SOUGHT: [Sought; 10] = [
+    (|places| &mut places.waiter, c"waiting", c"waiter"),
+    (|places| &mut places.waiter_context, c"waiting", c"context"),
+    (|places| &mut places.result, c"finished", c"result"),
+    (|places| &mut places.exception, c"failed", c"exception"),
+    (
+        |places| &mut places.exception_traceback,
+        c"failed",
+        c"traceback",
+    ),
+    (
+        |places| &mut places.cancel_message,
+        c"cancelled",
+        c"message",
+    ),
+    (|places| &mut places.source_traceback, c"traced", c"stack"),
+    (|places| &mut places.coro, c"task", c"coro"),
+    (|places| &mut places.name, c"task", c"name"),
+    (|places| &mut places.context, c"task", c"context"),
+];
 
 impl Probe {
     fn new(future: Obj<'_>, task: Obj<'_>) -> R<Probe> {
         let scope = super::call::dict()?;
-        let get = |name: &std::ffi::CStr| -> R<Ref> {
-            let key = super::call::interned(name)?;
-            // SAFETY: a dict and a key; the item is borrowed, then owned.
-            let item = unsafe { c::PyDict_GetItemWithError(scope.ptr(), key.ptr()) };
-            // SAFETY: borrowed from the dict, or null.
-            match unsafe { Obj::from_nullable(item) } {
-                Some(item) => Ok(item.to_ref()),
-                None => Err(super::Raised::runtime("the layout probe lost a name")),
-            }
-        };
         super::call::dict_set(scope.obj(), super::call::interned(c"Task")?.obj(), task)?;
         super::call::dict_set(scope.obj(), super::call::interned(c"Future")?.obj(), future)?;
         let builtins = import(c"builtins")?;
@@ -134,30 +228,53 @@ impl Probe {
             ))
         }?;
         drop(done);
-        let probe = Probe {
+        Ok(Probe {
             module: import(c"_asyncio")?,
-            stub_loop: get(c"loop")?,
-            coro: get(c"coro")?,
-            name: get(c"name")?,
-            task: get(c"task")?,
-            future: get(c"future")?,
+            stub_loop: item(scope.obj(), c"loop")?,
+            task: item(scope.obj(), c"task")?,
+            future: item(scope.obj(), c"future")?,
+            scope,
             task_size: basic_size(task),
             future_size: basic_size(future),
-        };
-        super::call::dict_clear(scope.obj());
-        Ok(probe)
+        })
     }
 
-    fn call(&self, name: &std::ffi::CStr, args: &[Obj<'_>]) -> R<Ref> {
+    /// Finds the words of the base that mean what a field of ours means; each of the others gets a
+    /// word behind the base.
+    fn find_places(&self, layout: &mut Layout) {
+        for (field, object, content) in SOUGHT {
+            let place = self.place_of(object, content).unwrap_or_else(|| {
+                let behind = layout.fields;
+                layout.fields += WORD;
+                behind
+            });
+            *field(&mut layout.places) = place;
+        }
+    }
+
+    /// Where `object` has `content`, if the base's functions look after that word.
+    fn place_of(&self, object: &CStr, content: &CStr) -> Option<usize> {
+        let get = |name| item(self.scope.obj(), name);
+        let (Ok(object), Ok(content)) = (get(object), get(content)) else {
+            return None;
+        };
+        let size = if object.obj().is(self.task.obj()) {
+            self.task_size
+        } else {
+            self.future_size
+        };
+        let place = find_word(object.obj(), size, content.obj())?;
+        is_visited(object.obj(), content.obj()).then_some(place)
+    }
+
+    fn call(&self, name: &CStr, args: &[Obj<'_>]) -> R<Ref> {
         self.module.obj().getattr_str(name)?.obj().call(args)
     }
 
     fn fill(&self, layout: &mut Layout) -> R<()> {
         let task = self.task.obj();
-        layout.coro = find_word(task, self.task_size, self.coro.ptr() as usize);
-        layout.name = find_word(task, self.task_size, self.name.ptr() as usize);
         self.call(c"future_add_to_awaited_by", &[task, self.future.obj()])?;
-        layout.awaited_by = find_word(task, self.future_size, self.future.ptr() as usize);
+        layout.awaited_by = find_word(task, self.future_size, self.future.obj());
         layout.is_task = self.find_is_task(layout.awaited_by);
         self.call(
             c"future_discard_from_awaited_by",
@@ -254,17 +371,41 @@ impl Probe {
     }
 }
 
+impl Drop for Probe {
+    fn drop(&mut self) {
+        super::call::dict_clear(self.scope.obj());
+    }
+}
+
+fn item(scope: Obj<'_>, name: &CStr) -> R<Ref> {
+    let key = super::call::interned(name)?;
+    let found = super::builtin::dict_get(scope, key.obj())?;
+    found.ok_or_else(|| super::Raised::runtime("the layout probe lost a name"))
+}
+
+/// Whether the object's type shows the collector that it refers to `content`.
+fn is_visited(object: Obj<'_>, content: Obj<'_>) -> bool {
+    unsafe extern "C" fn visit(found: *mut PyObject, sought: *mut c_void) -> c_int {
+        c_int::from(found.cast() == sought)
+    }
+    // SAFETY: an object keeps its type alive.
+    let traverse = unsafe { (*object.type_ptr()).tp_traverse };
+    // SAFETY: the type's own function on an instance, with a visitor that only compares.
+    traverse
+        .is_some_and(|traverse| unsafe { traverse(object.ptr(), visit, content.ptr().cast()) != 0 })
+}
+
 /// No thread state is larger; a list head further away is not inside it.
 const MAX_THREAD_STATE_BYTES: usize = 16 * 1024;
 
-/// A reference field of the base type at `offset` inside `object`.
+/// A reference field at `offset` inside `object`: of the base type, or displaced from there.
 ///
 /// # Safety
 /// `offset` was found by the probe for the object's base type.
 #[inline]
-pub unsafe fn base_slot(object: Obj<'_>, offset: usize) -> *const super::Slot {
+pub unsafe fn slot<'a>(object: Obj<'a>, offset: usize) -> &'a super::Slot {
     // SAFETY: by the contract the word holds an owned reference or null, as a `Slot` does.
-    unsafe { object.ptr().cast::<u8>().add(offset).cast() }
+    unsafe { fields(object.ptr(), offset) }
 }
 
 /// The byte at `offset` inside `object`.

@@ -32,10 +32,10 @@ fn exception(future: Obj<'_>) -> R<Ref> {
         Phase::Cancelled => Err(Raised::throw(make_cancelled_error(this)?)),
         Phase::Pending => Err(invalid_state("Exception is not set.")),
         Phase::Finished => {
-            if !this.exception.is_empty() {
+            if !this.exception().is_empty() {
                 this.log_traceback.set(false);
             }
-            Ok(this.exception.get_or_none())
+            Ok(this.exception().get_or_none())
         }
     }
 }
@@ -216,13 +216,16 @@ fn get_callbacks(future: Obj<'_>) -> R<Ref> {
 fn get_result(future: Obj<'_>) -> R<Ref> {
     let this = fields(future);
     ensure_initialised(this)?;
-    Ok(this.result.get_or_none())
+    Ok(this.result().get_or_none())
 }
 
 fn get_exception(future: Obj<'_>) -> R<Ref> {
     let this = fields(future);
     ensure_initialised(this)?;
-    Ok(this.exception.get_or_none())
+    match this.phase() {
+        Phase::Finished => Ok(this.exception().get_or_none()),
+        Phase::Pending | Phase::Cancelled => Ok(none_ref()),
+    }
 }
 
 fn get_log_traceback(future: Obj<'_>) -> R<Ref> {
@@ -242,16 +245,16 @@ fn set_log_traceback(future: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
 }
 
 fn get_source_traceback(future: Obj<'_>) -> R<Ref> {
-    Ok(fields(future).source_traceback.get_or_none())
+    Ok(fields(future).source_traceback().get_or_none())
 }
 
 fn get_cancel_message(future: Obj<'_>) -> R<Ref> {
-    Ok(fields(future).cancel_message.get_or_none())
+    Ok(fields(future).cancel_message().get_or_none())
 }
 
 fn set_cancel_message(future: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
     let value = required(value)?;
-    fields(future).cancel_message.set(Some(value.to_ref()));
+    fields(future).cancel_message().set(Some(value.to_ref()));
     Ok(())
 }
 
@@ -279,7 +282,7 @@ pub fn initialise(future: Obj<'_>, event_loop: Option<Ref>) -> R<()> {
                 "{name} object is already initialized"
             )));
         }
-        this.clear();
+        this.clear_all();
     }
     this.phase.set(Phase::Pending as u8);
     this.log_traceback.set(false);

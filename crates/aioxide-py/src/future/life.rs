@@ -42,7 +42,7 @@ pub fn report_unretrieved(future: Obj<'_>) {
     let short = name.rsplit('.').next().unwrap_or("Future");
     let message = format!("{short} exception was never retrieved");
     let names = &state().names;
-    let exception = this.exception.get_or_none();
+    let exception = this.exception().get_or_none();
     tell_handler(
         this,
         &message,
@@ -66,7 +66,7 @@ pub fn tell_handler(this: &FutureFields, message: &str, items: &[(Obj<'_>, Obj<'
         for (key, value) in items {
             dict_set(context.obj(), *key, *value)?;
         }
-        if let Some(traceback) = this.source_traceback.get() {
+        if let Some(traceback) = this.source_traceback().get() {
             dict_set(context.obj(), names.source_traceback.obj(), traceback.obj())?;
         }
         let name = names.call_exception_handler.obj();
@@ -99,7 +99,8 @@ pub(super) unsafe extern "C" fn finalize(future: *mut PyObject) {
     debug_assert_eq!(done, 0);
 }
 
-/// Visits what the base type holds; a base that lives on the heap visits the type itself.
+/// Visits what the base type holds; a base that lives on the heap visits the type itself. Also
+/// what belongs into the base, and did not find a place there.
 pub fn traverse_base(object: Obj<'_>, base: Obj<'_>, visitor: &mut Visitor) {
     // SAFETY: a type object.
     let base = unsafe { &*base.ptr().cast::<c::PyTypeObject>() };
@@ -107,9 +108,12 @@ pub fn traverse_base(object: Obj<'_>, base: Obj<'_>, visitor: &mut Visitor) {
     if base.tp_flags & c::Py_TPFLAGS_HEAPTYPE == 0 {
         visitor.visit(object.type_ptr().cast());
     }
+    for slot in state().layout.displaced_slots(object) {
+        visitor.slot(slot);
+    }
 }
 
-/// Clears what the base type holds: instance dict and mirrored fields.
+/// Clears what the base type holds: instance dict and the fields of ours in it.
 pub fn clear_base(object: Obj<'_>, base: Obj<'_>) {
     // SAFETY: a type object.
     let clear = unsafe { (*base.ptr().cast::<c::PyTypeObject>()).tp_clear };
@@ -117,6 +121,9 @@ pub fn clear_base(object: Obj<'_>, base: Obj<'_>) {
         // SAFETY: the base's own function on an instance of a subtype.
         let status = unsafe { clear(object.ptr()) };
         debug_assert_eq!(status, 0);
+    }
+    for slot in state().layout.displaced_slots(object) {
+        slot.clear();
     }
 }
 

@@ -55,7 +55,7 @@ pub fn set_result(future: Obj<'_>, result: Ref) -> R<()> {
     if !this.is_pending() {
         return Err(invalid_state("invalid state"));
     }
-    this.result.set(Some(result));
+    this.result().set(Some(result));
     this.phase.set(Phase::Finished as u8);
     schedule_waiters(future)
 }
@@ -72,8 +72,8 @@ pub fn set_exception(future: Obj<'_>, exception: Obj<'_>) -> R<()> {
     }
     // SAFETY: an exception instance; the traceback comes owned or null.
     let traceback = unsafe { Ref::steal_opt(c::PyException_GetTraceback(exception.ptr())) };
-    this.exception_traceback.set(traceback);
-    this.exception.set(Some(exception));
+    this.exception_traceback().set(traceback);
+    this.exception().set(Some(exception));
     this.phase.set(Phase::Finished as u8);
     schedule_waiters(future)?;
     this.log_traceback.set(true);
@@ -127,17 +127,19 @@ pub fn cancel_future(future: Obj<'_>, message: Option<Ref>) -> R<bool> {
         return Ok(false);
     }
     this.phase.set(Phase::Cancelled as u8);
-    this.cancel_message.set(message);
+    this.cancel_message().set(message);
     schedule_waiters(future).map(|()| true)
 }
 
 /// The CancelledError to raise: the one that came out of the coroutine, or a new one.
 pub fn make_cancelled_error(this: &FutureFields) -> R<Ref> {
-    if let Some(error) = this.cancelled_error.take() {
+    if this.phase() == Phase::Cancelled
+        && let Some(error) = this.exception().take()
+    {
         return Ok(error);
     }
     let class = state().asyncio.cancelled_error.obj();
-    match this.cancel_message.get() {
+    match this.cancel_message().get() {
         Some(message) if !message.obj().is_none() => class.call1(message.obj()),
         _ => class.call0(),
     }
@@ -161,10 +163,10 @@ pub fn outcome(this: &FutureFields) -> R<Outcome> {
         Phase::Pending => return Err(invalid_state("Result is not set.")),
     }
     this.log_traceback.set(false);
-    match this.exception.get() {
-        None => Ok(Outcome::Value(this.result.get_or_none())),
+    match this.exception().get() {
+        None => Ok(Outcome::Value(this.result().get_or_none())),
         Some(exception) => {
-            let traceback = this.exception_traceback.take().unwrap_or_else(none_ref);
+            let traceback = this.exception_traceback().take().unwrap_or_else(none_ref);
             // SAFETY: an exception instance and a traceback or None.
             crate::ffi::error::check(unsafe {
                 c::PyException_SetTraceback(exception.ptr(), traceback.ptr())
@@ -192,17 +194,17 @@ impl FutureFields {
     #[inline]
     pub fn finished_exception(&self) -> Option<Ref> {
         debug_assert!(self.phase() == Phase::Finished);
-        if self.exception.is_empty() {
+        if self.exception().is_empty() {
             return None;
         }
         self.log_traceback.set(false);
-        self.exception.get()
+        self.exception().get()
     }
 
     /// What `result()` of a future that finished without an exception gives.
     #[inline]
     pub fn finished_result(&self) -> Ref {
-        debug_assert!(self.phase() == Phase::Finished && self.exception.is_empty());
-        self.result.get_or_none()
+        debug_assert!(self.phase() == Phase::Finished && self.exception().is_empty());
+        self.result().get_or_none()
     }
 }

@@ -7,7 +7,7 @@
 
 use super::FutureFields;
 use crate::ffi::class::Visitor;
-use crate::ffi::{Obj, R, Ref, Slot, context};
+use crate::ffi::{Obj, R, Ref, context};
 use crate::sync::Listener;
 use crate::task;
 
@@ -31,13 +31,6 @@ pub enum How {
     Tell(Listener),
 }
 
-/// Where a future keeps its first waiter, next to `first_kind`.
-#[repr(C)]
-pub(super) struct Place {
-    pub target: Slot,
-    pub context: Slot,
-}
-
 /// `first_kind` of callables and tasks; listeners have their own numbers, from 1 on.
 pub(super) const PLAIN: u8 = 0;
 
@@ -48,7 +41,7 @@ impl Waiter {
             How::Call(run_context) => (self.target.clone(), run_context.clone()),
             How::Step => {
                 let task = self.target.obj();
-                let run_context = task::fields(task).context.get_or_none();
+                let run_context = task::fields(task).context().get_or_none();
                 (task::wakeup_callback(task)?, run_context)
             }
             How::Tell(listener) => (
@@ -83,7 +76,7 @@ impl FutureFields {
     pub fn add_waiter(&self, waiter: Waiter) {
         debug_assert!(self.is_pending());
         let mut more = self.more.take();
-        if self.first.target.is_empty() && more.is_none() {
+        if self.waiter().is_empty() && more.is_none() {
             self.put_first(waiter);
         } else {
             more.get_or_insert_default().push(waiter);
@@ -93,11 +86,11 @@ impl FutureFields {
 
     #[inline]
     fn put_first(&self, waiter: Waiter) {
-        debug_assert!(self.first_kind.get() == PLAIN && self.first.context.is_empty());
-        self.first.target.set(Some(waiter.target));
+        debug_assert!(self.first_kind.get() == PLAIN && self.waiter_context().is_empty());
+        self.waiter().set(Some(waiter.target));
         match waiter.how {
             How::Step => {}
-            How::Call(run_context) => self.first.context.set(Some(run_context)),
+            How::Call(run_context) => self.waiter_context().set(Some(run_context)),
             How::Tell(listener) => self.first_kind.set(listener.number()),
         }
     }
@@ -120,8 +113,8 @@ impl FutureFields {
     /// Takes all waiters, in the order in which they came.
     #[allow(clippy::box_collection)]
     pub(super) fn take_waiters(&self) -> (Option<Waiter>, Option<Box<Vec<Waiter>>>) {
-        let first = self.first.target.take().map(|target| {
-            let how = match self.first.context.take() {
+        let first = self.waiter().take().map(|target| {
+            let how = match self.waiter_context().take() {
                 Some(run_context) => How::Call(run_context),
                 None => self.first_how(),
             };
@@ -143,9 +136,9 @@ impl FutureFields {
     /// The waiter at `index`, or nothing behind the end. Others may come and go between calls.
     pub(super) fn waiter_at(&self, index: usize) -> Option<Waiter> {
         let mut later = index;
-        if let Some(target) = self.first.target.get() {
+        if let Some(target) = self.waiter().get() {
             if index == 0 {
-                let how = match self.first.context.get() {
+                let how = match self.waiter_context().get() {
                     Some(run_context) => How::Call(run_context),
                     None => self.first_how(),
                 };

@@ -47,8 +47,8 @@ pub fn cancel(task: Obj<'_>, message: Option<Ref>) -> R<bool> {
         break;
     }
     let this = fields(innermost.obj());
-    this.must_cancel.set(true);
-    this.future.cancel_message.set(message);
+    this.future.must_cancel.set(true);
+    this.future.cancel_message().set(message);
     Ok(true)
 }
 
@@ -68,7 +68,7 @@ pub fn cancel_any(task: Obj<'_>) -> R<bool> {
 #[inline]
 pub fn cancelling_of(task: Obj<'_>) -> R<i64> {
     if task.type_ptr() == state().task_type {
-        return Ok(fields(task).cancels_requested.get());
+        return Ok(i64::from(fields(task).cancels_requested.get()));
     }
     let requested = task.call_method0(state().names.cancelling.obj())?;
     requested.obj().to_i64()
@@ -78,7 +78,7 @@ pub fn cancelling_of(task: Obj<'_>) -> R<i64> {
 pub fn uncancel_of(task: Obj<'_>) -> R<i64> {
     if task.type_ptr() == state().task_type {
         fields(task).withdraw_cancel();
-        return Ok(fields(task).cancels_requested.get());
+        return Ok(i64::from(fields(task).cancels_requested.get()));
     }
     let requested = task.call_method0(state().names.uncancel.obj())?;
     requested.obj().to_i64()
@@ -91,7 +91,7 @@ impl TaskFields {
         if requested > 0 {
             self.cancels_requested.set(requested - 1);
             if requested == 1 && state().quirks.uncancel_clears_must_cancel {
-                self.must_cancel.set(false);
+                self.future.must_cancel.set(false);
             }
         }
     }
@@ -101,7 +101,8 @@ impl TaskFields {
         self.future.log_traceback.set(false);
         let pending = self.future.is_pending();
         if pending {
-            self.cancels_requested.set(self.cancels_requested.get() + 1);
+            let requested = self.cancels_requested.get();
+            self.cancels_requested.set(requested.saturating_add(1));
         }
         pending
     }

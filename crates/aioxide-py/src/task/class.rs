@@ -23,7 +23,7 @@ fn cancel_method(task: Obj<'_>, args: Args<'_>) -> R<Ref> {
 }
 
 fn cancelling(task: Obj<'_>) -> R<Ref> {
-    int(fields(task).cancels_requested.get())
+    int(i64::from(fields(task).cancels_requested.get()))
 }
 
 fn uncancel(task: Obj<'_>) -> R<Ref> {
@@ -73,33 +73,33 @@ fn set_exception(_task: Obj<'_>, _value: Obj<'_>) -> R<Ref> {
 }
 
 fn get_coro(task: Obj<'_>) -> R<Ref> {
-    Ok(fields(task).coro.get_or_none())
+    Ok(fields(task).coro().get_or_none())
 }
 
 fn get_context(task: Obj<'_>) -> R<Ref> {
-    Ok(fields(task).context.get_or_none())
+    Ok(fields(task).context().get_or_none())
 }
 
 fn get_name(task: Obj<'_>) -> R<Ref> {
-    fields(task).name()
+    fields(task).full_name()
 }
 
 fn set_name(task: Obj<'_>, name: Obj<'_>) -> R<Ref> {
-    fields(task).set_name(task, name).map(|()| none_ref())
+    fields(task).set_name(name).map(|()| none_ref())
 }
 
 fn get_log_destroy_pending(task: Obj<'_>) -> R<Ref> {
-    Ok(boolean(fields(task).log_destroy_pending.get()))
+    Ok(boolean(fields(task).future.log_destroy_pending.get()))
 }
 
 fn set_log_destroy_pending(task: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
     let value = future::required(value)?.is_true()?;
-    fields(task).log_destroy_pending.set(value);
+    fields(task).future.log_destroy_pending.set(value);
     Ok(())
 }
 
 fn get_must_cancel(task: Obj<'_>) -> R<Ref> {
-    Ok(boolean(fields(task).must_cancel.get()))
+    Ok(boolean(fields(task).future.must_cancel.get()))
 }
 
 fn repr_of(task: Obj<'_>) -> R<Ref> {
@@ -173,7 +173,7 @@ pub fn wakeup_callback(task: Obj<'_>) -> R<Ref> {
 
 fn report_destroyed(task: Obj<'_>, this: &TaskFields) {
     let uninitialised = this.future.event_loop.is_empty();
-    if uninitialised || !this.future.is_pending() || !this.log_destroy_pending.get() {
+    if uninitialised || !this.future.is_pending() || !this.future.log_destroy_pending.get() {
         return;
     }
     let saved = SavedError::save();
@@ -199,29 +199,13 @@ unsafe extern "C" fn finalize(task: *mut PyObject) {
 impl TaskFields {
     fn visit(&self, visitor: &mut Visitor) {
         self.future.visit(visitor);
-        for slot in [
-            &self.coro,
-            &self.context,
-            &self.name,
-            &self.waits_for,
-            &self.step_exception,
-        ] {
-            visitor.slot(slot);
-        }
+        visitor.slot(&self.waits_for);
     }
 
     fn clear(&self) {
         self.let_go();
         self.future.clear();
-        for slot in [
-            &self.coro,
-            &self.context,
-            &self.name,
-            &self.waits_for,
-            &self.step_exception,
-        ] {
-            slot.clear();
-        }
+        self.waits_for.clear();
     }
 }
 

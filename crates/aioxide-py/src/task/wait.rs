@@ -52,12 +52,12 @@ fn wait_for_native(task: Obj<'_>, this: &TaskFields, awaited: Ref) -> R<()> {
 /// A cancellation that arrived while the step ran goes to the future it now waits for.
 #[inline]
 fn deliver_cancellation(this: &TaskFields) -> R<()> {
-    if this.must_cancel.get()
+    if this.future.must_cancel.get()
         && let Some(awaited) = this.waits_for.get()
     {
-        let message = this.future.cancel_message.get().unwrap_or_else(none_ref);
+        let message = this.future.cancel_message().get().unwrap_or_else(none_ref);
         if cancel_awaited(awaited.obj(), Some(&message))? {
-            this.must_cancel.set(false);
+            this.future.must_cancel.set(false);
         }
     }
     Ok(())
@@ -105,7 +105,7 @@ fn wait_for_foreign(task: Obj<'_>, this: &TaskFields, yielded: Ref) -> R<()> {
     }
     awaited.setattr(names._asyncio_future_blocking.obj(), boolean(false).obj())?;
     let wakeup = class::wakeup_callback(task)?;
-    let run_context = this.context.get_or_none();
+    let run_context = this.context().get_or_none();
     let name = names.add_done_callback.obj();
     let args = [awaited, wakeup.obj(), run_context.obj()];
     awaited.call_method_kw(name, &args, state().kw_context.obj())?;
@@ -145,7 +145,7 @@ pub fn outcome_of(task: Obj<'_>, awaited: Obj<'_>) -> R<Option<Ref>> {
 pub fn add_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
     if let Some(offset) = state().layout.awaited_by {
         // SAFETY: found by the probe in the base type of every asyncio future.
-        let edge = unsafe { &*layout::base_slot(awaited, offset) };
+        let edge = unsafe { layout::slot(awaited, offset) };
         if edge.is_empty() {
             edge.set(Some(task.to_ref()));
             return Ok(());
@@ -162,7 +162,7 @@ pub fn add_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
 pub fn discard_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
     if let Some(offset) = state().layout.awaited_by {
         // SAFETY: found by the probe in the base type of every asyncio future.
-        let edge = unsafe { &*layout::base_slot(awaited, offset) };
+        let edge = unsafe { layout::slot(awaited, offset) };
         if edge.ptr() == task.ptr() {
             edge.clear();
             return Ok(());
