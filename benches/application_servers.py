@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -88,9 +89,12 @@ def main() -> None:
     parser.add_argument("loop", choices=loops.LOOPS)
     parser.add_argument("application", choices=list(APPLICATIONS))
     parser.add_argument("--cpus", default="")
+    parser.add_argument("--still", action="store_true", help="without garbage collections")
     options = parser.parse_args()
     measure.pin(options.cpus)
     loops.prepare(options.loop)
+    if options.still:
+        gc.disable()
     with serve.listen("tcp") as listener:
         print(listener.getsockname()[1], flush=True)
         loop = loops.new_event_loop(options.loop)

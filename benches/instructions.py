@@ -2,7 +2,8 @@
 
 `python benches/instructions.py sleep0 uvicorn --loops aioxide asyncio --top 15`. Each runs twice
 under valgrind with different counts; the difference of the instructions, divided by the
-difference of the counts, is free of start-up and shut-down. `--top` shows where they are spent.
+difference of the counts, is free of start-up and shut-down. The garbage collector is off: when
+it runs depends on more than the operations. `--top` shows where they are spent.
 
 Of the instructions, those in the loop's own library (a shared object) are said separately: where
 the application itself is most of the cost, they are what the loop adds. asyncio's own are mostly
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +45,9 @@ CONNECTIONS = 10
 RUN_S_MAX = 900.0
 # Addresses and hashes decide about collisions in dictionaries: both are held still.
 STILL = {"PYTHONHASHSEED": "0"}
+# In callgrind's output: what is named by a number, and what was spent at a line.
+NAMED = re.compile(r"(ob|fn|cob|cfn)=\((\d+)\)(?: (.*))?")
+COST = re.compile(r"(?:[+-]?\d+|\*) (\d+)$")
 # How each loop's own library is called in callgrind's output.
 OBJECTS = {
     loops.CONTROL: r"_asyncio\.",
@@ -90,7 +95,7 @@ def run_server(loop: str, name: str, count: int, output: Path) -> None:
     _, kind = applications.SERVERS[name]
     what = load.Load(kind, CONNECTIONS, 1024, requests=count)
     process = subprocess.Popen(
-        under_callgrind(applications.server_command(name, loop), output),
+        under_callgrind([*applications.server_command(name, loop), "--still"], output),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -114,17 +119,31 @@ def complaint(errors: str) -> str:
     return cases.last_line(re.sub(r"^==.*\n?", "", errors, flags=re.MULTILINE)) or "it failed"
 
 
-def functions(output: Path) -> list[tuple[int, str]]:
-    """Return instructions and name of every function, as callgrind_annotate lists them."""
-    done = subprocess.run(
-        ["callgrind_annotate", "--auto=no", "--threshold=100", str(output)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = re.findall(r"^\s*([\d,]+) \([^)]*\)\s+(.*)$", done.stdout, re.MULTILINE)
-    # The first is the total.
-    return [(int(count.replace(",", "")), name) for count, name in found[1:]]
+def functions(output: Path) -> Counter[tuple[str, str]]:
+    """Return the instructions of each (function, object) in callgrind's output, callees excluded.
+
+    `callgrind_annotate` lists a function once for each source file that is inlined into it, and
+    names the object in one of those lines alone. Source: valgrind's manual, callgrind's format.
+    """
+    spent: Counter[tuple[str, str]] = Counter()
+    names: dict[str, str] = {}
+    now = {"ob": "", "fn": ""}
+    of_callee = False
+    for line in output.read_text().splitlines():
+        if match := NAMED.match(line):
+            kind, number, name = match.groups()
+            # Numbers of objects, and of functions, stand for names given once.
+            key = f"{kind[-2:]} {number}"
+            names[key] = name or names.get(key, "")
+            if kind in now:
+                now[kind] = names[key]
+        elif line.startswith("calls="):
+            of_callee = True
+        elif match := COST.match(line):
+            if not of_callee:
+                spent[now["fn"], now["ob"]] += int(match[1])
+            of_callee = False
+    return spent
 
 
 def count(loop: str, name: str, top: int = 0) -> tuple[float, float, str]:
@@ -141,11 +160,14 @@ def count(loop: str, name: str, top: int = 0) -> tuple[float, float, str]:
         output = Path(folder) / "callgrind.out"
         for each in (few, many):
             run(loop, name, each, output)
-            listing = functions(output)
-            totals.append(sum(spent for spent, _ in listing))
+            spent = functions(output)
+            totals.append(spent.total())
             own = re.compile(OBJECTS[loop])
-            owns.append(sum(spent for spent, where in listing if own.search(where)))
-            listed = "\n".join(f"    {spent:>14,} {where}" for spent, where in listing[:top])
+            owns.append(sum(spent[each] for each in spent if own.search(each[1])))
+            listed = "\n".join(
+                f"    {instructions:>14,} {function} [{where}]"
+                for (function, where), instructions in spent.most_common(top)
+            )
     difference = many - few
     return (totals[1] - totals[0]) / difference, (owns[1] - owns[0]) / difference, listed
 

@@ -82,9 +82,8 @@ def held(server: Any, target: str, connections: int) -> Any:
     )
 
 
-def connection(transport: str, style: str, entrant: str, effort: cases.Effort) -> cases.Samples:
-    """Return what one idle connection costs the server."""
-    count = CONNECTIONS if effort.form == "full" else CONNECTIONS_SHORT[transport]
+def idle_bytes(transport: str, style: str, entrant: str, count: int) -> float:
+    """Return what one of `count` idle connections costs the server."""
     allow(count)
     command = load.server_command(entrant, transport, "echo", style)
     if entrant not in (load.LIMIT, load.NODE):
@@ -96,7 +95,14 @@ def connection(transport: str, style: str, entrant: str, effort: cases.Effort) -
         client = held(server, target, count)
         after = settle(server, entrant)
         client.communicate()
-    return {"kib": [(after - before) / count / 1024], "connections": [count]}
+    return (after - before) / count
+
+
+def connection(transport: str, style: str, entrant: str, effort: cases.Effort) -> cases.Samples:
+    """Measure idle connections, as many as the form wants."""
+    count = CONNECTIONS if effort.form == "full" else CONNECTIONS_SHORT[transport]
+    kib = idle_bytes(transport, style, entrant, count) / 1024
+    return {"kib": [kib], "connections": [count]}
 
 
 def task(loop: str, effort: cases.Effort) -> cases.Samples:

@@ -18,6 +18,7 @@ import chart
 import collect
 import families
 import inside
+import instructions
 import limit_loop
 import lines
 import load
@@ -217,6 +218,38 @@ def test_growth_is_told_where_it_is_too_much() -> None:
 
     assert pending.remarks(cells(pending.GROWTH_MAX)).endswith("none.")
     assert "call_later + cancel" in pending.remarks(cells(pending.GROWTH_MAX + 0.1))
+
+
+CALLGRIND = """\
+positions: line
+events: Ir
+summary: 190
+ob=(1) /lib/python
+fn=(1) evaluate
+10 40
++2 30
+cob=(2) /site/_aioxide.so
+cfi=(9) task.rs
+cfn=(2) step
+calls=1 5
+* 120
+fi=(3) other.c
+-1 5
+ob=(2)
+fl=(9)
+fn=(2)
+5 50
+fi=(4) inlined.rs
+7 60
+* 5
+"""
+
+
+def test_instructions_are_counted_where_they_are_spent(tmp_path: Path) -> None:
+    output = tmp_path / "callgrind.out"
+    output.write_text(CALLGRIND)
+    spent = instructions.functions(output)
+    assert spent == {("evaluate", "/lib/python"): 75, ("step", "/site/_aioxide.so"): 115}
 
 
 # --- the whole ---
