@@ -9,9 +9,10 @@ import socket
 import ssl
 import sys
 from abc import ABCMeta
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from contextvars import Context
 from typing import Any, Protocol, TypeVar, TypeVarTuple, final
+from weakref import WeakSet
 
 from _typeshed import SupportsDunderGT, SupportsDunderLT
 from typing_extensions import Buffer, disjoint_base
@@ -117,6 +118,16 @@ class JobQueue:
     def close(self, cancel: bool, /) -> None: ...
     def empty(self) -> bool: ...
     def qsize(self) -> int: ...
+
+@final
+class Clients:
+    """The transports of a server, as a weak set."""
+
+    def add(self, transport: asyncio.WriteTransport, /) -> None: ...
+    def discard(self, transport: asyncio.WriteTransport, /) -> None: ...
+    def copy(self) -> WeakSet[asyncio.WriteTransport]: ...
+    def __iter__(self) -> Iterator[asyncio.WriteTransport]: ...
+    def __len__(self) -> int: ...
 
 @disjoint_base
 class Loop:

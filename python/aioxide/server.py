@@ -1,16 +1,18 @@
 """`Server`: what `create_server` returns.
 
-asyncio's own class in all but two points: `close_clients` and `abort_clients` are there on every
-version of Python, and the native accept hands each transport to `_attach` and `_detach`.
-`wait_closed` and `serve_forever` behave as in the running version.
+asyncio's own class in all but three points: `close_clients` and `abort_clients` are there on every
+version of Python, the native accept hands each transport to `_attach` and `_detach`, and the
+transports are listed without a weak reference for each. `wait_closed` and `serve_forever` behave
+as in the running version.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-import weakref
 from asyncio import base_events
+
+from ._aioxide import Clients
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +24,12 @@ if sys.version_info >= (3, 13):
     class Server(base_events.Server):
         """A server of an aioxide loop. *Source*: `asyncio.base_events.Server`."""
 
+        _clients: Clients
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._clients = Clients()
+
 else:
 
     class Server(base_events.Server):
@@ -29,7 +37,7 @@ else:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self._clients: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
+            self._clients = Clients()
 
         def _attach(self, transport: asyncio.WriteTransport | None = None) -> None:
             super()._attach()  # type: ignore[misc]

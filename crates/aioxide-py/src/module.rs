@@ -112,6 +112,7 @@ fn execute(module: Obj<'_>) -> R<()> {
         (c"Handle", &types.handle),
         (c"TimerHandle", &types.timer_handle),
         (c"JobQueue", &types.job_queue),
+        (c"Clients", &types.clients),
         (c"StreamTransport", &types.stream_transport),
         (c"DatagramTransport", &types.datagram_transport),
         (c"ReadPipeTransport", &types.read_pipe_transport),

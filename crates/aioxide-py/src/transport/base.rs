@@ -80,6 +80,9 @@ pub struct Fields {
     pub protocol: Slot,
     /// Emptied when the connection is lost.
     pub server: Slot,
+    /// The server's list that this transport is on, and its place there.
+    pub clients: Slot,
+    pub client_place: Cell<u32>,
     /// What `get_extra_info` knows; 'socket' joins when somebody asks.
     pub extra: Slot,
     /// What an accepted connection learnt, as long as nobody has asked.
@@ -141,6 +144,8 @@ impl Fields {
             event_loop: Slot::empty(),
             protocol: Slot::empty(),
             server: Slot::empty(),
+            clients: Slot::empty(),
+            client_place: Cell::new(0),
             extra: Slot::empty(),
             ends: Cell::new(None),
             socket: Slot::empty(),

@@ -12,7 +12,7 @@ use pyo3_ffi as c;
 
 use super::base::{self, Fields, fields};
 use super::open::{self, Opening};
-use super::{private, sendfile, server, stream, surface, write};
+use super::{clients, private, sendfile, server, stream, surface, write};
 use crate::ffi::call::{string, uint};
 use crate::ffi::class::{Class, Visitor, bind_tuple, initializer, noargs, onearg, varargs};
 use crate::ffi::object::boolean;
@@ -110,6 +110,7 @@ impl Fields {
             &self.event_loop,
             &self.protocol,
             &self.server,
+            &self.clients,
             &self.extra,
             &self.socket,
             &self.context,
@@ -145,6 +146,7 @@ unsafe extern "C" fn clear(transport: *mut PyObject) -> c_int {
     let transport = unsafe { Obj::from_ptr(transport) };
     let this = fields(transport);
     this.forget(transport);
+    clients::leave(this);
     for slot in this.slots() {
         slot.clear();
     }
@@ -162,6 +164,9 @@ unsafe extern "C" fn dealloc(transport: *mut PyObject) {
     unsafe {
         let class = c::Py_TYPE(transport);
         c::PyObject_GC_UnTrack(transport.cast());
+        // Before anything runs that could find it there.
+        fields(Obj::from_ptr(transport)).forget(Obj::from_ptr(transport));
+        clients::leave(fields(Obj::from_ptr(transport)));
         c::PyObject_ClearWeakRefs(transport);
         clear(transport);
         let place = std::ptr::from_ref(fields(Obj::from_ptr(transport))).cast_mut();

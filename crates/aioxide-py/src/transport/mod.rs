@@ -15,6 +15,7 @@
 mod address;
 mod base;
 mod class;
+mod clients;
 mod datagram;
 mod datagram_class;
 mod datagram_send;
@@ -32,7 +33,6 @@ mod tls;
 mod write;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
@@ -45,6 +45,7 @@ use crate::state::state;
 use address::Ends;
 
 pub use class::{build_type, loop_methods};
+pub use clients::build_type as build_clients_type;
 pub use datagram_class::build_type as build_datagram_type;
 pub use pipe_class::{build_read_pipe_type, build_write_pipe_type};
 pub use report::{call_handler, log_debug};
@@ -82,8 +83,9 @@ pub struct PerLoop {
     cipher: RefCell<Vec<u8>>,
     /// The address that connections were accepted on last, in the kernel's form and in Python's.
     local: RefCell<Option<(Box<[u8]>, Ref)>>,
-    /// The transport that uses each descriptor, not kept alive by this table.
-    by_fd: RefCell<HashMap<RawFd, *mut PyObject>>,
+    /// The transport that uses each descriptor, by number, null for none; not kept alive by this
+    /// table.
+    by_fd: RefCell<Vec<*mut PyObject>>,
 }
 
 impl PerLoop {
@@ -188,20 +190,31 @@ impl PerLoop {
 
     /// Notes that `transport` uses `fd`, until `detach`.
     fn attach(&self, fd: RawFd, transport: Obj<'_>) {
-        self.by_fd.borrow_mut().insert(fd, transport.ptr());
+        let Ok(index) = usize::try_from(fd) else {
+            return;
+        };
+        let mut by_fd = self.by_fd.borrow_mut();
+        if by_fd.len() <= index {
+            by_fd.resize(index + 1, std::ptr::null_mut());
+        }
+        by_fd[index] = transport.ptr();
     }
 
     /// Forgets `transport`, unless another one uses `fd` by now.
     fn detach(&self, fd: RawFd, transport: Obj<'_>) {
         let mut by_fd = self.by_fd.borrow_mut();
-        if by_fd.get(&fd) == Some(&transport.ptr()) {
-            by_fd.remove(&fd);
+        let index = usize::try_from(fd).unwrap_or(usize::MAX);
+        if let Some(found) = by_fd.get_mut(index) {
+            if *found == transport.ptr() {
+                *found = std::ptr::null_mut();
+            }
         }
     }
 
     /// The transport that uses `fd`.
     pub fn transport(&self, fd: RawFd) -> Option<Ref> {
-        let found = self.by_fd.borrow().get(&fd).copied();
+        let index = usize::try_from(fd).ok()?;
+        let found = self.by_fd.borrow().get(index).copied();
         // SAFETY: a transport detaches itself before it dies, so the pointer is alive.
         found
             .and_then(|found| unsafe { Obj::from_nullable(found) })
@@ -211,11 +224,11 @@ impl PerLoop {
     /// Every transport, with its descriptor.
     pub fn all(&self) -> Vec<(RawFd, Ref)> {
         let by_fd = self.by_fd.borrow();
-        let owned = |(&fd, &found): (&RawFd, &*mut PyObject)| {
+        let owned = |(fd, &found): (RawFd, &*mut PyObject)| {
             // SAFETY: as in `transport`.
             let transport = unsafe { Obj::from_nullable(found) };
             transport.map(|transport| (fd, transport.to_ref()))
         };
-        by_fd.iter().filter_map(owned).collect()
+        (0..).zip(by_fd.iter()).filter_map(owned).collect()
     }
 }
