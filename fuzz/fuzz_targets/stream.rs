@@ -5,7 +5,7 @@
 //! disagree.
 #![no_main]
 
-use aioxide_core::stream::{Action, Rules, Step, Stream, WritePlan};
+use aioxide_core::stream::{Action, Moment, Rules, Step, Stream, WritePlan};
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../crates/aioxide-core/src/stream/driver.rs"]
@@ -40,6 +40,7 @@ fn op(bytes: [u8; 3]) -> Op {
         224.. => Op::EndTurn {
             freed: usize::from(first),
             broken: second > 250,
+            busy: second % 2 == 0,
         },
         216..=223 => Op::Eof(first % 2 == 0),
         _ => Op::Call(call(bytes)),

@@ -97,9 +97,13 @@ impl ReceiveBuffer {
 }
 
 /// Chunks that wait to be sent, in order; the first may be partly sent.
+///
+/// The first has a place of its own, as most queues hold no other: nothing is allocated for it.
 #[derive(Debug)]
 pub struct WriteQueue<C> {
-    chunks: VecDeque<C>,
+    first: Option<C>,
+    /// Those behind it; empty while there is no first.
+    rest: VecDeque<C>,
     /// Bytes of the first chunk that are sent already; less than its length.
     sent_bytes: usize,
     /// Unsent bytes of all chunks, headers included.
@@ -111,7 +115,8 @@ pub struct WriteQueue<C> {
 impl<C> Default for WriteQueue<C> {
     fn default() -> Self {
         Self {
-            chunks: VecDeque::new(),
+            first: None,
+            rest: VecDeque::new(),
             sent_bytes: 0,
             size_bytes: 0,
             header_bytes: 0,
@@ -137,8 +142,16 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
     }
 
     /// Whether nothing waits.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+        self.first.is_none()
+    }
+
+    /// The unsent bytes, if one chunk has them all.
+    #[inline]
+    pub fn only_slice(&self) -> Option<&[u8]> {
+        let first = self.first.as_ref().filter(|_| self.rest.is_empty())?;
+        first.as_ref().get(self.sent_bytes..)
     }
 
     /// Appends `chunk`, of which the first `sent` bytes left already.
@@ -149,21 +162,23 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
     /// bytes.
     pub fn push(&mut self, chunk: C, sent: usize) -> Result<(), C> {
         let len = chunk.as_ref().len() + self.header_bytes;
-        if sent >= len || (sent > 0 && !self.chunks.is_empty()) {
+        if sent >= len || (sent > 0 && !self.is_empty()) {
             return Err(chunk);
         }
         self.size_bytes += len - sent;
-        if self.chunks.is_empty() {
+        if self.is_empty() {
             self.sent_bytes = sent;
+            self.first = Some(chunk);
+        } else {
+            self.rest.push_back(chunk);
         }
-        self.chunks.push_back(chunk);
         Ok(())
     }
 
     /// The unsent bytes in order, one slice per chunk, for a vectored send.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let sent = self.sent_bytes;
-        self.chunks.iter().enumerate().map(move |(index, chunk)| {
+        self.iter().enumerate().map(move |(index, chunk)| {
             let bytes = chunk.as_ref();
             if index == 0 {
                 bytes.get(sent..).unwrap_or_default()
@@ -179,7 +194,7 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
     pub fn advance(&mut self, len: usize, spent: &mut impl Extend<C>) {
         let mut left = len;
         while left > 0 {
-            let Some(front) = self.chunks.front() else {
+            let Some(front) = &self.first else {
                 return;
             };
             let unsent = front.as_ref().len().saturating_sub(self.sent_bytes);
@@ -191,14 +206,14 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
             left -= unsent;
             self.size_bytes -= unsent;
             self.sent_bytes = 0;
-            spent.extend(self.chunks.pop_front());
+            spent.extend(self.pop());
         }
     }
 
     /// Notes that the first `count` chunks left whole; they move to `spent`.
     pub fn advance_chunks(&mut self, count: usize, spent: &mut impl Extend<C>) {
         for _ in 0..count {
-            let Some(front) = self.chunks.pop_front() else {
+            let Some(front) = self.pop() else {
                 return;
             };
             let len = front.as_ref().len() + self.header_bytes;
@@ -209,14 +224,47 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
 
     /// Moves every chunk to `spent`, sent or not.
     pub fn clear(&mut self, spent: &mut impl Extend<C>) {
-        spent.extend(self.chunks.drain(..));
+        spent.extend(self.first.take());
+        spent.extend(self.rest.drain(..));
         self.sent_bytes = 0;
         self.size_bytes = 0;
     }
 
     /// The chunks, for a garbage collector that must see what the queue keeps alive.
     pub fn iter(&self) -> impl Iterator<Item = &C> {
-        self.chunks.iter()
+        self.first.iter().chain(&self.rest)
+    }
+
+    fn pop(&mut self) -> Option<C> {
+        std::mem::replace(&mut self.first, self.rest.pop_front())
+    }
+}
+
+/// Chunks that have left, on their way out of a borrow: a response's two need no allocation.
+#[derive(Debug)]
+pub struct Spent<C> {
+    few: [Option<C>; 2],
+    more: Vec<C>,
+}
+
+impl<C> Default for Spent<C> {
+    fn default() -> Self {
+        Self {
+            few: [None, None],
+            more: Vec::new(),
+        }
+    }
+}
+
+impl<C> Extend<C> for Spent<C> {
+    #[inline]
+    fn extend<I: IntoIterator<Item = C>>(&mut self, chunks: I) {
+        for chunk in chunks {
+            match self.few.iter_mut().find(|place| place.is_none()) {
+                Some(place) => *place = Some(chunk),
+                None => self.more.push(chunk),
+            }
+        }
     }
 }
 
@@ -269,6 +317,16 @@ mod tests {
     }
 
     #[test]
+    fn spent_keeps_all_alive() {
+        let chunk = std::rc::Rc::new(());
+        let mut spent = Spent::default();
+        for _ in 0..5 {
+            spent.extend(Some(chunk.clone()));
+        }
+        assert_eq!(std::rc::Rc::strong_count(&chunk), 6);
+    }
+
+    #[test]
     fn datagrams_count_their_headers_and_leave_whole() {
         let mut queue = WriteQueue::with_header(8);
         assert_eq!(queue.push(b"".to_vec(), 0), Ok(()));
@@ -312,6 +370,8 @@ mod tests {
                 prop_assert_eq!(queue.size_bytes(), model.len());
                 prop_assert_eq!(queue.is_empty(), model.is_empty());
                 prop_assert_eq!(&unsent(&queue), &model);
+                let only = (queue.iter().count() == 1).then_some(&model[..]);
+                prop_assert_eq!(queue.only_slice(), only);
             }
             queue.clear(&mut spent);
             prop_assert_eq!(spent.len(), pushed);

@@ -21,9 +21,10 @@
 //!    is due, or an [`Action::Send`] is being carried out.
 //! 2. A lost stream is closing, has an empty queue and no interest; `connection_lost` is asked for
 //!    (scheduled or at once) exactly once.
-//! 3. Bytes leave in the order of their writes, and an idle stream's write leaves at once. Later
-//!    writes of the same turn wait for its end and leave together, but never longer than anybody
-//!    could see: whoever asks for the size, closes, or passes high water flushes first.
+//! 3. Bytes leave in the order of their writes. An idle stream's write leaves at once if nothing
+//!    else waits to run in the turn; otherwise, and if it wrote in this turn already or in pieces
+//!    the last time, its writes are held to the turn's end and leave together. They are not held
+//!    for whoever asks for the size, closes, or passes high water or [`HELD_BYTES_MAX`].
 //!
 //! Pipes differ in details, which [`Rules`] name: closing, end of stream, ignored writes.
 //!
@@ -44,7 +45,10 @@ mod step;
 mod tests;
 
 use step::Phase;
-pub use step::{Action, Rules, Step, WritePlan};
+pub use step::{Action, Moment, Rules, Step, WritePlan};
+
+/// Bytes that are held to the end of a turn: beyond, a send costs its bytes and not its call.
+pub const HELD_BYTES_MAX: usize = 16 * 1024;
 
 /// Writes to a lost connection that are ignored in silence; later ones earn a warning.
 ///
@@ -77,8 +81,10 @@ pub struct Stream<C> {
     lost: bool,
     /// See [`Stream::conn_lost`].
     conn_lost: u32,
-    /// Turn in which an idle write last left at once.
-    sent_turn: Option<u64>,
+    /// The last turn that wrote, wrote more than once: the next one likely does, too.
+    piecewise: bool,
+    /// The turn that wrote last; 0 before the first.
+    written_turn: u64,
 }
 
 impl<C> Default for Stream<C> {
@@ -97,7 +103,8 @@ impl<C> Default for Stream<C> {
             flush_due: false,
             lost: false,
             conn_lost: 0,
-            sent_turn: None,
+            piecewise: false,
+            written_turn: 0,
         }
     }
 }
@@ -290,8 +297,8 @@ impl<C: AsRef<[u8]>> Stream<C> {
 impl<C: AsRef<[u8]>> Stream<C> {
     /// `write()` with `len` bytes: what to do with them.
     ///
-    /// `turn` numbers the loop's turn; `None`, outside of one, never defers.
-    pub fn handle_write(&mut self, len: usize, turn: Option<u64>) -> WritePlan {
+    /// Outside of a turn, with `None`, nothing is held.
+    pub fn handle_write(&mut self, len: usize, moment: Option<Moment>) -> WritePlan {
         if self.eof {
             return WritePlan::AfterEof;
         }
@@ -301,12 +308,25 @@ impl<C: AsRef<[u8]>> Stream<C> {
         if self.refuses() {
             return self.count_lost_write();
         }
-        let deferred = turn.is_some() && self.sent_turn == turn;
-        if self.queue.is_empty() && !deferred {
+        let held = self.holds(moment);
+        if self.queue.is_empty() && (!held || len > HELD_BYTES_MAX) {
             WritePlan::SendNow
         } else {
             WritePlan::Queue
         }
+    }
+
+    /// A write happens: whether it is held to the end of the turn.
+    fn holds(&mut self, moment: Option<Moment>) -> bool {
+        let Some(moment) = moment else {
+            return false;
+        };
+        let again = self.written_turn == moment.turn;
+        let held = moment.is_busy || again || self.piecewise;
+        self.written_turn = moment.turn;
+        self.piecewise = again;
+        // What waits for the kernel does not wait for the turn.
+        held && !self.want_write
     }
 
     /// `writelines()` with any bytes: never `SendNow`, its chunks leave by one vectored send.
@@ -331,11 +351,6 @@ impl<C: AsRef<[u8]>> Stream<C> {
         let warn = self.conn_lost >= LOST_WRITES_SILENT;
         self.conn_lost = self.conn_lost.saturating_add(1);
         WritePlan::Lost { warn }
-    }
-
-    /// All bytes of a [`WritePlan::SendNow`] left.
-    pub fn handle_sent_at_once(&mut self, turn: Option<u64>) {
-        self.sent_turn = turn;
     }
 
     /// A [`WritePlan::SendNow`] sent only the first `sent` bytes of `chunk`, perhaps none.
@@ -368,15 +383,14 @@ impl<C: AsRef<[u8]>> Stream<C> {
         self.queue.push(chunk, 0)
     }
 
-    /// The last chunk of `writelines()` is queued: sends the queue, at once unless deferred.
-    pub fn handle_lines_end(&mut self, turn: Option<u64>) -> Step {
+    /// The last chunk of `writelines()` is queued: sends the queue, at once unless it is held.
+    pub fn handle_lines_end(&mut self, moment: Option<Moment>) -> Step {
         if self.queue.is_empty() {
             return Step::default();
         }
-        if turn.is_some() && self.sent_turn == turn && !self.want_write {
+        if self.holds(moment) {
             return Step::at(Phase::Queued);
         }
-        self.sent_turn = turn;
         Step::at(Phase::Flush)
     }
 

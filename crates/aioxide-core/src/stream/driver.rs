@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use super::model::{Call, Kernel, Model, Op, Seen, Sent, data};
-use super::{Action, Rules, Step, Stream, WritePlan};
+use super::{Action, Moment, Rules, Step, Stream, WritePlan};
 
 /// The stream under test with the least caller that obeys its contract.
 #[derive(Default)]
@@ -16,6 +16,7 @@ pub(super) struct Driver {
     pub(super) reactions: Vec<Call>,
     pub(super) seed: u8,
     pub(super) turn: u64,
+    pub(super) is_busy: bool,
     pub(super) pushed: usize,
     pub(super) spent: Vec<Vec<u8>>,
     pub(super) flushes: usize,
@@ -64,15 +65,14 @@ impl Driver {
     }
 
     fn flush(&mut self) {
-        if self.stream.handle_flush() {
+        // A resumed protocol may have written again.
+        while self.stream.handle_flush() {
             self.transmit();
         }
     }
 
     fn write(&mut self, chunk: Vec<u8>) {
-        // Each write to a pipe is one of its own.
-        let turn = (!self.is_pipe()).then_some(self.turn);
-        match self.stream.handle_write(chunk.len(), turn) {
+        match self.stream.handle_write(chunk.len(), self.moment()) {
             WritePlan::AfterEof | WritePlan::Nothing => {}
             WritePlan::Lost { warn } => self.seen.extend(warn.then_some(Seen::Warn)),
             WritePlan::Queue => {
@@ -85,9 +85,7 @@ impl Driver {
             }
             WritePlan::SendNow => {
                 let sent = match self.kernel.send(std::iter::once(&chunk[..])) {
-                    Sent::Some(len) if len == chunk.len() => {
-                        return self.stream.handle_sent_at_once(turn);
-                    }
+                    Sent::Some(len) if len == chunk.len() => return,
                     Sent::Some(len) => len,
                     Sent::Blocked => 0,
                     Sent::Failed => {
@@ -109,6 +107,16 @@ impl Driver {
         }
     }
 
+    /// Each write to a pipe is one of its own. What is held for a broken kernel fails later than
+    /// asyncio's: the model could not agree.
+    fn moment(&self) -> Option<Moment> {
+        let is_held = !self.is_pipe() && !self.kernel.broken;
+        is_held.then_some(Moment {
+            turn: self.turn + 1,
+            is_busy: self.is_busy,
+        })
+    }
+
     fn is_pipe(&self) -> bool {
         self.rules != Rules::Socket
     }
@@ -120,7 +128,7 @@ impl Driver {
                 for chunk in chunks {
                     self.pushed += usize::from(self.stream.handle_line(chunk).is_ok());
                 }
-                let step = self.stream.handle_lines_end(Some(self.turn));
+                let step = self.stream.handle_lines_end(self.moment());
                 self.run(step);
             }
             _ => {}
@@ -174,13 +182,19 @@ impl Driver {
                     self.run(step);
                 }
             }
-            Op::EndTurn { freed, broken } => {
+            Op::EndTurn {
+                freed,
+                broken,
+                busy,
+            } => {
                 self.flush();
                 self.turn += 1;
+                self.is_busy = busy;
                 self.kernel.free += freed;
                 self.kernel.broken |= broken;
                 if self.stream.handle_writable() {
                     self.transmit();
+                    self.flush();
                 }
             }
         }
@@ -216,6 +230,7 @@ pub(super) fn agree(rules: Rules, ops: &[Op], reactions: &[Call], free: usize) {
     let end = Op::EndTurn {
         freed: 0,
         broken: false,
+        busy: false,
     };
     for op in ops.iter().chain([&end]) {
         driver.apply(op);

@@ -70,10 +70,12 @@ pub(super) enum Call {
 pub(super) enum Op {
     Call(Call),
     Eof(bool),
-    /// Ends the turn; then the kernel frees bytes or breaks, and reports if it is writable.
+    /// Ends the turn; then the kernel frees bytes or breaks, and reports if it is writable. In the
+    /// next turn other entries wait if it is `busy`.
     EndTurn {
         freed: usize,
         broken: bool,
+        busy: bool,
     },
 }
 
@@ -288,7 +290,7 @@ impl Model {
                     }
                 }
             }
-            Op::EndTurn { freed, broken } => {
+            Op::EndTurn { freed, broken, .. } => {
                 self.kernel.free += freed;
                 self.kernel.broken |= broken;
                 if self.writer {

@@ -5,7 +5,7 @@
 //! since the step began.
 #![forbid(unsafe_code)]
 
-use super::{Action, Phase, Step, Stream};
+use super::{Action, HELD_BYTES_MAX, Phase, Step, Stream};
 
 impl<C: AsRef<[u8]>> Stream<C> {
     /// The next action of `step`, or `None` when it is done.
@@ -26,6 +26,17 @@ impl<C: AsRef<[u8]>> Stream<C> {
         None
     }
 
+    /// Whether all of `step`, which follows a send, is to carry on: no action, nothing to wait for.
+    pub fn is_settled(&self, step: &Step) -> bool {
+        let is_busy = self.want_write || self.watched || self.lost || self.closing || self.eof;
+        step.phase == Phase::Sent
+            && !step.interest
+            && !step.lost
+            && self.queue.is_empty()
+            && !self.flow.is_paused()
+            && !is_busy
+    }
+
     /// One test of a step: the phase after it, and the action it calls for.
     fn advance(&mut self, phase: Phase) -> (Phase, Option<Action>) {
         match phase {
@@ -33,7 +44,7 @@ impl<C: AsRef<[u8]>> Stream<C> {
             Phase::Queued => self.advance_queued(),
             Phase::Grown => {
                 let size = self.queue.size_bytes();
-                if self.flush_due && self.flow.is_over(size) {
+                if self.flush_due && self.is_too_much_to_hold(size) {
                     return (Phase::Done, Some(Action::Send));
                 }
                 let pause = self.flow.should_pause(size);
@@ -55,10 +66,14 @@ impl<C: AsRef<[u8]>> Stream<C> {
             return (Phase::Grown, None);
         }
         self.flush_due = true;
-        if self.flow.is_over(self.queue.size_bytes()) {
+        if self.is_too_much_to_hold(self.queue.size_bytes()) {
             return (Phase::Done, Some(Action::Send));
         }
         (Phase::Done, Some(Action::FlushLater))
+    }
+
+    fn is_too_much_to_hold(&self, size_bytes: usize) -> bool {
+        size_bytes > HELD_BYTES_MAX || self.flow.is_over(size_bytes)
     }
 
     /// After a send and a possible `resume_writing()`, which may have written, closed or aborted.

@@ -18,6 +18,16 @@ pub enum Rules {
     WritePipe,
 }
 
+/// When a write happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The number of the loop's turn, counted from 1.
+    pub turn: u64,
+    /// Whether more is to run in this turn, or others' writes are held already: a write that left
+    /// at once would overtake them.
+    pub is_busy: bool,
+}
+
 /// What to do with data given to `write()`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -31,8 +41,7 @@ pub enum WritePlan {
         /// Whether this write is beyond `LOST_WRITES_SILENT`.
         warn: bool,
     },
-    /// Send now, then report by `Stream::handle_sent_at_once`, `Stream::handle_unsent` or
-    /// `Stream::handle_fatal`.
+    /// Send now; report by `Stream::handle_unsent` or `Stream::handle_fatal` unless all left.
     SendNow,
     /// Queue by `Stream::handle_queued`.
     Queue,
@@ -44,7 +53,7 @@ pub enum WritePlan {
 pub enum Action {
     /// Bring the registration in line with `Stream::wants_read` and `Stream::wants_write`.
     Interest,
-    /// Call `Stream::handle_flush` before the loop sleeps, at the end of this turn.
+    /// Call `Stream::handle_flush` before the loop sleeps, at the end of this turn or earlier.
     FlushLater,
     /// Send the queue's slices now and report by `handle_sent`, `handle_blocked` or
     /// `handle_send_failed`. Always the last action of a step.

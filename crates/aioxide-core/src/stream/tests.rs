@@ -27,8 +27,8 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => call().prop_map(Op::Call),
         1 => any::<bool>().prop_map(Op::Eof),
-        4 => (0usize..80, prop::bool::weighted(0.05))
-            .prop_map(|(freed, broken)| Op::EndTurn { freed, broken }),
+        4 => (0usize..80, prop::bool::weighted(0.05), any::<bool>())
+            .prop_map(|(freed, broken, busy)| Op::EndTurn { freed, broken, busy }),
     ]
 }
 
@@ -65,31 +65,80 @@ fn idle(free: usize) -> Driver {
     driver
 }
 
+fn end_turn(driver: &mut Driver, busy: bool) {
+    driver.apply(&Op::EndTurn {
+        freed: 0,
+        broken: false,
+        busy,
+    });
+}
+
 #[test]
-fn idle_write_leaves_at_once_and_the_rest_of_the_turn_together() {
+fn lone_write_leaves_at_once_and_the_rest_of_the_turn_together() {
     let mut driver = idle(100);
     driver.call(Call::Write(3));
     assert_eq!((driver.kernel.out.len(), driver.flushes), (3, 0));
     driver.call(Call::Write(4));
     driver.call(Call::Write(5));
     assert_eq!((driver.kernel.out.len(), driver.flushes), (3, 1));
-    driver.apply(&Op::EndTurn {
-        freed: 0,
-        broken: false,
-    });
+    end_turn(&mut driver, false);
     assert_eq!(driver.kernel.out.len(), 12);
     assert!(!driver.stream.wants_write());
-    driver.call(Call::Write(1));
-    assert_eq!(driver.kernel.out.len(), 13);
 }
 
 #[test]
-fn writes_outside_a_turn_are_never_deferred() {
+fn who_wrote_in_pieces_is_held_from_the_first_until_it_writes_once() {
+    let mut driver = idle(100);
+    for held in [false, true, true] {
+        let before = driver.kernel.out.len();
+        driver.call(Call::Write(1));
+        assert_eq!(driver.kernel.out.len() - before, usize::from(!held));
+        driver.call(Call::Write(1));
+        end_turn(&mut driver, false);
+        assert_eq!(driver.kernel.out.len() - before, 2);
+    }
+    for held in [true, false] {
+        let before = driver.kernel.out.len();
+        driver.call(Call::Write(1));
+        assert_eq!(driver.kernel.out.len() - before, usize::from(!held));
+        end_turn(&mut driver, false);
+    }
+}
+
+#[test]
+fn writes_of_a_busy_turn_wait_for_its_end() {
+    let mut driver = idle(100);
+    end_turn(&mut driver, true);
+    driver.call(Call::Write(3));
+    driver.call(Call::Lines(2, 4));
+    assert_eq!((driver.kernel.out.len(), driver.flushes), (0, 1));
+    driver.call(Call::Size);
+    assert_eq!(driver.kernel.out.len(), 11);
+    driver.call(Call::Write(3));
+    assert_eq!((driver.kernel.out.len(), driver.flushes), (11, 2));
+    end_turn(&mut driver, false);
+    assert_eq!(driver.kernel.out.len(), 14);
+}
+
+#[test]
+fn writes_outside_a_turn_are_never_held() {
     let mut stream: Stream<Vec<u8>> = Stream::default();
     for _ in 0..3 {
         assert_eq!(stream.handle_write(1, None), WritePlan::SendNow);
-        stream.handle_sent_at_once(None);
     }
+}
+
+#[test]
+fn much_is_not_held() {
+    let mut driver = idle(1 << 20);
+    driver.call(Call::Limits(1 << 20, 0));
+    end_turn(&mut driver, true);
+    driver.call(Call::Write(HELD_BYTES_MAX + 1));
+    assert_eq!(driver.kernel.out.len(), HELD_BYTES_MAX + 1);
+    driver.call(Call::Write(1));
+    assert_eq!(driver.kernel.out.len(), HELD_BYTES_MAX + 1);
+    driver.call(Call::Write(HELD_BYTES_MAX));
+    assert_eq!(driver.kernel.out.len(), 2 * HELD_BYTES_MAX + 2);
 }
 
 #[test]
@@ -162,6 +211,7 @@ fn closing_write_pipe_refuses_writes_and_still_watches_its_reader() {
     driver.apply(&Op::EndTurn {
         freed: 9,
         broken: false,
+        busy: false,
     });
     assert_eq!(driver.kernel.out.len(), 2);
     assert_eq!(driver.seen, [Seen::LostNow]);

@@ -45,6 +45,8 @@ impl LoopFields {
             by_fd: RefCell::default(),
             held: RefCell::default(),
             unflushed: RefCell::default(),
+            held_since_ns: Cell::new(0),
+            behind: Cell::new(super::flush::NO_ENTRY),
             trusted: RefCell::default(),
             trusting_polls: Cell::new(0),
             stale_polls: Cell::new(0),

@@ -1,6 +1,7 @@
 //! `Loop`: the native half of the event loop; the package adds the control plane in Python.
 //!
-//! Rooms: `schedule` (call_soon and sisters), `create` (futures and tasks), `run` (turns), `watch`
+//! Rooms: `schedule` (call_soon and sisters), `create` (futures and tasks), `run` (turns), `flush`
+//! (what they wrote), `watch`
 //! and `watched` (file descriptors), `sock` and `sock_methods` (`sock_*`), `class` (the Python
 //! type). All state belongs to the thread that runs the loop; under the GIL other threads may call
 //! the same methods, because no borrow outlives a call into Python and none is held while the GIL
@@ -9,6 +10,7 @@
 mod class;
 mod contents;
 mod create;
+mod flush;
 mod held;
 mod job_queue;
 mod jobs;
@@ -138,8 +140,13 @@ pub struct LoopFields {
     /// Token of the registration of each descriptor, by number.
     by_fd: RefCell<Vec<Option<Token>>>,
     held: RefCell<Held>,
-    /// Transports with writes of this turn that have not left yet.
+    /// Transports that hold writes of this turn.
     unflushed: RefCell<Vec<(Ref, Flush)>>,
+    /// When the first of them began to, in nanoseconds of the clock, at least 1; 0: there is none.
+    held_since_ns: Cell<u64>,
+    /// Entries of the turn for which the running one holds its writes; [`flush::NO_ENTRY`] while
+    /// none runs.
+    behind: Cell<usize>,
     /// Sockets that operations wait for without having asked the kernel.
     trusted: RefCell<Vec<Token>>,
     /// Polls since those were looked at.
@@ -184,7 +191,7 @@ struct Direct {
     timers: bool,
 }
 
-/// What sends a transport's collected writes.
+/// What sends a transport's held writes.
 pub type Flush = fn(Obj<'_>) -> R<()>;
 
 /// The fields of a native loop.
@@ -383,12 +390,12 @@ impl LoopFields {
         }
     }
 
-    /// The number of the current turn: transports compare it to see whether they wrote before.
+    /// The number of the current turn.
     pub fn turn_number(&self) -> u64 {
         self.turn_number.get()
     }
 
-    /// Whether a turn runs: outside of one, nobody would flush what transports collect.
+    /// Whether turns run.
     pub fn is_in_turn(&self) -> bool {
         self.thread_id.get() != 0
     }
@@ -397,11 +404,6 @@ impl LoopFields {
     #[inline]
     pub fn transports(&self) -> &crate::transport::PerLoop {
         &self.transports
-    }
-
-    /// Has `flush(transport)` called at the end of this turn, before the loop may sleep.
-    pub fn flush_later(&self, transport: Ref, flush: Flush) {
-        self.unflushed.borrow_mut().push((transport, flush));
     }
 
     /// The backend, or the error of a closed loop.

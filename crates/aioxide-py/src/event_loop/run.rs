@@ -126,27 +126,14 @@ impl LoopFields {
         while left > 0 {
             let entry = self.turn.borrow_mut().pop();
             let Some(entry) = entry else { break };
-            self.run_entry(entry)?;
             left -= 1;
+            self.begin_entry(matches!(entry, Entry::Io(..)), left);
+            self.run_entry(entry)?;
+            if self.held_since_ns.get() != 0 && left > 0 {
+                self.flush_overdue()?;
+            }
         }
         Ok(())
-    }
-
-    /// Sends what transports collected. One that fails is reported by itself.
-    fn flush(&self) -> R<()> {
-        loop {
-            let batch = std::mem::take(&mut *self.unflushed.borrow_mut());
-            if batch.is_empty() {
-                return Ok(());
-            }
-            let mut batch = batch.into_iter();
-            while let Some((transport, flush)) = batch.next() {
-                if let Err(raised) = flush(transport.obj()) {
-                    self.unflushed.borrow_mut().extend(batch);
-                    return Err(raised);
-                }
-            }
-        }
     }
 
     /// Runs the handlers of signals that have arrived, in the main thread.

@@ -214,14 +214,9 @@ impl Fields {
         self.rules != Rules::Socket
     }
 
-    /// The number of the loop's turn, or `None` while it does not run. Pipes take no part: each of
-    /// their writes is one of the kernel's too, as long as nothing waits, because a pipe may have
-    /// other writers and a terminal or packet pipe shows the bounds.
+    /// The number of the loop's turn, or `None` while it does not run.
     #[inline]
     pub fn turn(&self) -> Option<u64> {
-        if self.is_pipe() {
-            return None;
-        }
         let event_loop = self.event_loop.get()?;
         let native = event_loop::native(event_loop.obj())?;
         native.is_in_turn().then(|| native.turn_number())

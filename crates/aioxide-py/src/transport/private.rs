@@ -91,6 +91,7 @@ pub fn get_sock(transport: Obj<'_>) -> R<Ref> {
     if this.descriptor.is_closed() {
         return Ok(none_ref());
     }
+    write::settle(transport, this)?;
     this.descriptor.socket(&this.socket)
 }
 
@@ -107,7 +108,9 @@ fn get_server(transport: Obj<'_>) -> R<Ref> {
 }
 
 fn get_buffer(transport: Obj<'_>) -> R<Ref> {
-    let chunks: Vec<Ref> = fields(transport).with(|stream| {
+    let this = fields(transport);
+    write::settle(transport, this)?;
+    let chunks: Vec<Ref> = this.with(|stream| {
         stream
             .queue()
             .iter()

@@ -19,7 +19,7 @@ use super::base::{Fields, fields};
 use super::report::{self, fatal, fatal_callback};
 use super::sendfile;
 use super::tls;
-use super::write::{settle, transmit};
+use super::write::{settle, transmit, transmit_held};
 use crate::event_loop;
 use crate::ffi::buffer::Buffer;
 use crate::ffi::object::{none, none_ref};
@@ -51,13 +51,13 @@ pub fn handle_ready(transport: Obj<'_>, readiness: Readiness) -> R<()> {
     Ok(())
 }
 
-/// The turn ends: collected writes leave. *Errors*: only `SystemExit` and `KeyboardInterrupt`.
+/// The turn ends: held writes leave. *Errors*: only `SystemExit` and `KeyboardInterrupt`.
 pub fn flush(transport: Obj<'_>) -> R<()> {
     let this = fields(transport);
     if !this.with(|stream| stream.handle_flush()) {
         return Ok(());
     }
-    let result = run_in(this.read_context.get(), || transmit(transport, this));
+    let result = transmit_held(transport, this, &this.read_context);
     result.or_else(|raised| report::report_escaped(transport, raised, "_write_ready"))
 }
 

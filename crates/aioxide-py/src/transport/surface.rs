@@ -1,7 +1,7 @@
 //! The public methods of a stream transport: what it takes from Python and what it answers.
 //!
 //! Duty: bind arguments, ask the core or `stream` and `write`, build results. May touch: what they
-//! touch. Whoever asks for a size gets the truth: collected writes leave first.
+//! touch. Whoever asks for a size gets the truth: held writes leave first.
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +28,7 @@ pub fn describe(transport: Obj<'_>) -> R<String> {
     if this.is_pipe() {
         return Ok(super::pipe::describe(this));
     }
+    write::settle(transport, this)?;
     let fd = this.descriptor.number();
     let mut words = vec![String::from(transport_name(this))];
     let (closing, reads, writes, size) = this.with(|stream| {
@@ -68,10 +69,14 @@ pub fn get_extra_info(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let [name, default] = args.bind::<2>(&GET_EXTRA_INFO)?;
     let name = name.unwrap_or(none());
     let this = fields(transport);
+    let is_socket = !this.is_pipe() && name.equals(state().names.socket.obj())?;
+    if is_socket {
+        write::settle(transport, this)?;
+    }
     if let Some(found) = builtin::dict_get(this.known_extra()?.obj(), name)? {
         return Ok(found);
     }
-    if !this.is_pipe() && name.equals(state().names.socket.obj())? {
+    if is_socket {
         if let Some(found) = builtin::dict_get(this.full_extra()?.obj(), name)? {
             return Ok(found);
         }

@@ -9,14 +9,16 @@ use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
 use aioxide_core::backend::sys::{self, VECTORED_MAX};
-use aioxide_core::stream::{Rules, WritePlan};
+use aioxide_core::buf::Spent;
+use aioxide_core::stream::{Moment, Rules, Step, WritePlan};
 
 use super::base::{Chunk, Fields, fields};
 use super::report::{self, fatal};
-use super::stream::run;
+use super::stream::{run, run_in};
+use crate::event_loop;
 use crate::ffi::buffer::Buffer;
 use crate::ffi::object::{none, none_ref};
-use crate::ffi::{Obj, R, Raised, Ref, builtin, bytes};
+use crate::ffi::{Obj, R, Raised, Ref, Slot, builtin, bytes};
 
 /// Slices of one send that need no allocation: a response is rarely in more pieces.
 const SLICES_INLINE: usize = 16;
@@ -41,20 +43,29 @@ enum Offer {
     Unsent(usize),
 }
 
+/// What the loop is doing. Pipes take no part: each of their writes is one of the kernel's too, as
+/// long as nothing waits, because a pipe may have other writers and a terminal or packet pipe shows
+/// the bounds.
+#[inline]
+fn moment(this: &Fields) -> Option<Moment> {
+    if this.is_pipe() {
+        return None;
+    }
+    let event_loop = this.event_loop.get()?;
+    event_loop::native(event_loop.obj())?.moment()
+}
+
 /// Sends `content` at once if the core says so.
 #[inline]
 fn offer(this: &Fields, content: &[u8]) -> Offer {
-    let turn = this.turn();
-    match this.with(|stream| stream.handle_write(content.len(), turn)) {
+    let moment = moment(this);
+    match this.with(|stream| stream.handle_write(content.len(), moment)) {
         WritePlan::Nothing => Offer::Done,
         WritePlan::AfterEof => Offer::AfterEof,
         WritePlan::Lost { warn } => Offer::Lost { warn },
         WritePlan::Queue => Offer::Queue,
         WritePlan::SendNow => match send(this, content) {
-            Ok(sent) if sent >= content.len() => {
-                this.with(|stream| stream.handle_sent_at_once(turn));
-                Offer::Done
-            }
+            Ok(sent) if sent >= content.len() => Offer::Done,
             Ok(sent) => Offer::Unsent(sent),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Offer::Unsent(0),
             Err(error) => Offer::Failed(error),
@@ -65,10 +76,16 @@ fn offer(this: &Fields, content: &[u8]) -> Offer {
 /// One send of a socket, or one write to a pipe.
 #[inline]
 fn send(this: &Fields, content: &[u8]) -> io::Result<usize> {
-    this.descriptor.with(&this.socket, |fd| match this.rules {
+    let descriptor = &this.descriptor;
+    descriptor.with(&this.socket, |fd| send_one(this, fd, content))
+}
+
+#[inline]
+fn send_one(this: &Fields, fd: BorrowedFd<'_>, content: &[u8]) -> io::Result<usize> {
+    match this.rules {
         Rules::Socket => sys::send(fd, content),
         Rules::ReadPipe | Rules::WritePipe => sys::write(fd, content),
-    })
+    }
 }
 
 /// The same for several slices.
@@ -269,7 +286,7 @@ pub fn writelines(transport: Obj<'_>, lines: Obj<'_>) -> R<Ref> {
         WritePlan::AfterEof => return Err(lines_after_eof()),
         _ => {}
     }
-    let turn = this.turn();
+    let moment = moment(this);
     let mut empty = Vec::new();
     let step = this.with(|stream| {
         empty.extend(
@@ -277,7 +294,7 @@ pub fn writelines(transport: Obj<'_>, lines: Obj<'_>) -> R<Ref> {
                 .into_iter()
                 .filter_map(|chunk| stream.handle_line(chunk).err()),
         );
-        stream.handle_lines_end(turn)
+        stream.handle_lines_end(moment)
     });
     drop(empty);
     run(transport, this, step, none()).map(|()| none_ref())
@@ -307,8 +324,31 @@ fn collect_lines(lines: Obj<'_>) -> R<Vec<Chunk>> {
 
 /// Sends the queue once.
 pub fn transmit(transport: Obj<'_>, this: &Fields) -> R<()> {
+    match send_queue(this) {
+        Ok(step) => run(transport, this, step, none()),
+        Err(error) => transmit_failed(transport, this, &error),
+    }
+}
+
+/// The end of the turn: sends what was held. Enters `context` only if anybody is to be told.
+pub fn transmit_held(transport: Obj<'_>, this: &Fields, context: &Slot) -> R<()> {
+    let sent = send_queue(this);
+    if matches!(&sent, Ok(step) if this.with(|stream| stream.is_settled(step))) {
+        return Ok(());
+    }
+    run_in(context.get(), || match sent {
+        Ok(step) => run(transport, this, step, none()),
+        Err(error) => transmit_failed(transport, this, &error),
+    })
+}
+
+/// One send of the queue, and what comes of it.
+fn send_queue(this: &Fields) -> io::Result<Step> {
     let sent = this.descriptor.with(&this.socket, |fd| {
         let stream = this.stream.borrow();
+        if let Some(only) = stream.queue().only_slice() {
+            return send_one(this, fd, only);
+        }
         let mut inline = [IoSlice::new(&[]); SLICES_INLINE];
         let mut rest = stream.queue().slices().take(VECTORED_MAX);
         let mut len = 0;
@@ -326,16 +366,15 @@ pub fn transmit(transport: Obj<'_>, this: &Fields) -> R<()> {
             }
         }
     });
-    let mut spent = Vec::new();
-    let step = match sent {
-        Ok(len) => this.with(|stream| stream.handle_sent(len, &mut spent)),
+    // Declared first: dropped when nothing is borrowed any more.
+    let mut spent = Spent::default();
+    match sent {
+        Ok(len) => Ok(this.with(|stream| stream.handle_sent(len, &mut spent))),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            this.with(|stream| stream.handle_blocked())
+            Ok(this.with(|stream| stream.handle_blocked()))
         }
-        Err(error) => return transmit_failed(transport, this, &error),
-    };
-    drop(spent);
-    run(transport, this, step, none())
+        Err(error) => Err(error),
+    }
 }
 
 #[cold]
@@ -358,13 +397,13 @@ fn transmit_failed(transport: Obj<'_>, this: &Fields, error: &io::Error) -> R<()
     }
 }
 
-/// Sends what waits for the end of the turn, because somebody is about to look.
+/// Sends what is held to the end of the turn, because somebody is about to look.
 pub fn settle(transport: Obj<'_>, this: &Fields) -> R<()> {
-    if this.with(|stream| stream.handle_flush()) {
-        transmit(transport, this)
-    } else {
-        Ok(())
+    // A resumed protocol may have written again.
+    while this.with(|stream| stream.handle_flush()) {
+        transmit(transport, this)?;
     }
+    Ok(())
 }
 
 /// `write_eof()`.
