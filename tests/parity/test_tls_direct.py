@@ -6,6 +6,7 @@ import _ssl
 import asyncio
 import ctypes
 import fcntl
+import gc
 import os
 import socket
 import ssl
@@ -48,6 +49,10 @@ CAN_BE_DIRECT = (
 needs_direct = pytest.mark.skipif(
     not CAN_BE_DIRECT, reason="here OpenSSL is driven by Python's objects alone"
 )
+
+
+#: The kernel of a busy machine may take its time to hand data over.
+ARRIVAL_TURNS = 1_000_000
 
 
 def own(route: str, **settings: Any) -> ssl.SSLContext:
@@ -177,6 +182,53 @@ async def test_objects_replaced(lib: Any, route: str) -> None:
         below._sslobj = below._sslobj
         transport.write(b"back")
         lib.note(protocol.data, await peer.exactly(4))
+
+
+@roles
+@versions
+@pytest.mark.parametrize("asked", ["_incoming", "_outgoing"])
+@on_loop
+async def test_buffers_asked_for(lib: Any, route: str, version: Any, asked: str) -> None:
+    """Who asks for a buffer finds all that is on its way, and the connection goes on by it."""
+    async with tls_link(Recorder, route, ours=own(route, **only(version))) as link:
+        transport, protocol, peer = link
+        below, stream = transport._ssl_protocol, peer.records(b"first") + peer.records(b"second")
+        transport.pause_reading()
+        for part in (stream[:3], stream[3:-4]):
+            before = transport.get_read_buffer_size()
+            peer.lower.send(part)
+            await until(lambda: transport.get_read_buffer_size() > before, ARRIVAL_TURNS)
+        below._sslobj.write(b"unsent ")
+        waiting = transport.get_write_buffer_size()
+        buffer = getattr(below, asked)
+        if native_tls(lib):
+            assert not below._is_direct
+        lib.note(buffer.pending == (waiting if asked == "_outgoing" else len(stream) - 4))
+        lib.note(transport.get_read_buffer_size(), transport.get_write_buffer_size() == waiting)
+        transport.resume_reading()
+        await protocol.seen("DR")
+        peer.lower.send(stream[-4:])
+        await protocol.when(lambda: len(protocol.data) == len("firstsecond"))
+        transport.write(b"sent")
+        lib.note(protocol.data, await peer.exactly(11))
+
+
+@roles
+@on_loop
+async def test_object_outlives(lib: Any, route: str) -> None:
+    """The session's object goes on when transport and protocol are gone, and has what was left."""
+    async with tls_link(Recorder, route) as (transport, _protocol, peer):
+        transport.pause_reading()
+        peer.send(b"left behind")
+        await until(transport.get_read_buffer_size, ARRIVAL_TURNS)
+        kept = transport.get_extra_info("ssl_object")
+        transport.abort()
+    del transport, _protocol, peer
+    await io_turns()
+    gc.collect()
+    lib.note(kept.read(4), kept.pending(), kept.write(b"to nobody"), kept.version())
+    with pytest.raises(ssl.SSLWantReadError):
+        kept.read(7), kept.read(1)
 
 
 class Subclassed(ssl.SSLContext):

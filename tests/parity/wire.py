@@ -81,13 +81,13 @@ async def io_turns() -> None:
     await turns(IO_TURNS)
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """Take turns until a condition holds that needs no outside event."""
-    for _ in range(TURNS_MAX):
+async def until(condition: Callable[[], Any], turns_max: int = TURNS_MAX) -> None:
+    """Take turns until a condition holds, which needs no outside event unless more are given."""
+    for _ in range(turns_max):
         if condition():
             return
         await asyncio.sleep(0)
-    raise AssertionError(f"not so after {TURNS_MAX} turns: {inspect.getsource(condition).strip()}")
+    raise AssertionError(f"not so after {turns_max} turns: {inspect.getsource(condition).strip()}")
 
 
 def stock_at(lib: Any, first: tuple[int, ...], end: tuple[int, ...] = (9,)) -> bool:

@@ -20,6 +20,7 @@ pub mod layout;
 pub mod object;
 pub mod openssl;
 pub mod openssl_watch;
+mod openssl_wire;
 pub mod park;
 pub mod raising;
 pub mod registry;

@@ -12,14 +12,16 @@
 //!
 //! *Source*: OpenSSL's manual pages of the functions named in `Functions`.
 
-use std::cell::Cell;
-use std::ffi::{CStr, c_int, c_long, c_ulong, c_void};
+use std::cell::{Cell, OnceCell};
+use std::ffi::{CStr, c_char, c_int, c_long, c_ulong, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::{NonNull, null_mut};
 
 use super::error::R;
 use super::object::{Ref, Slot};
 use super::openssl_watch::{Watch, begun, ended};
+pub use super::openssl_wire::Wire;
+use super::openssl_wire::{self, Attached};
 use super::park::calling;
 
 /// What a call came to.
@@ -57,8 +59,8 @@ type Callback = unsafe extern "C" fn(
 macro_rules! functions {
     ($($field:ident = $name:literal: fn($($arg:ty),*) $(-> $result:ty)?;)*) => {
         /// The functions used, by their C names. Some call back into Python.
-        struct Functions {
-            $($field: unsafe extern "C-unwind" fn($($arg),*) $(-> $result)?,)*
+        pub(super) struct Functions {
+            $(pub(super) $field: unsafe extern "C-unwind" fn($($arg),*) $(-> $result)?,)*
         }
 
         impl Functions {
@@ -96,6 +98,22 @@ functions! {
     buffer_write = c"BIO_write": fn(*mut c_void, *const c_void, c_int) -> c_int;
     buffer_read = c"BIO_read": fn(*mut c_void, *mut c_void, c_int) -> c_int;
     buffer_len = c"BIO_ctrl_pending": fn(*mut c_void) -> usize;
+    buffer_new = c"BIO_new": fn(*const c_void) -> *mut c_void;
+    buffer_up_ref = c"BIO_up_ref": fn(*mut c_void) -> c_int;
+    buffer_free = c"BIO_free": fn(*mut c_void) -> c_int;
+    buffer_data = c"BIO_get_data": fn(*mut c_void) -> *mut c_void;
+    buffer_set_data = c"BIO_set_data": fn(*mut c_void, *mut c_void);
+    buffer_set_init = c"BIO_set_init": fn(*mut c_void, c_int);
+    buffer_set_flags = c"BIO_set_flags": fn(*mut c_void, c_int);
+    buffer_clear_flags = c"BIO_clear_flags": fn(*mut c_void, c_int);
+    buffer_index = c"BIO_get_new_index": fn() -> c_int;
+    kind_new = c"BIO_meth_new": fn(c_int, *const c_char) -> *mut c_void;
+    kind_set_read = c"BIO_meth_set_read_ex": fn(*mut c_void, *mut c_void) -> c_int;
+    kind_set_write = c"BIO_meth_set_write_ex": fn(*mut c_void, *mut c_void) -> c_int;
+    kind_set_ctrl = c"BIO_meth_set_ctrl": fn(*mut c_void, *mut c_void) -> c_int;
+    kind_set_destroy = c"BIO_meth_set_destroy": fn(*mut c_void, *mut c_void) -> c_int;
+    set_incoming = c"SSL_set0_rbio": fn(*mut c_void, *mut c_void);
+    set_outgoing = c"SSL_set0_wbio": fn(*mut c_void, *mut c_void);
     peek_error = c"ERR_peek_error": fn() -> c_ulong;
     clear_errors = c"ERR_clear_error": fn();
     new_index = c"CRYPTO_get_ex_new_index": fn(
@@ -112,7 +130,7 @@ fn find(handle: NonNull<c_void>, name: &CStr) -> Option<*mut c_void> {
 }
 
 /// The library.
-pub struct Library(Functions);
+pub struct Library(pub(super) Functions);
 
 impl Library {
     /// The library that the extension module at `path` is bound to; `None` unless the module is
@@ -123,6 +141,9 @@ impl Library {
         // SAFETY: a C string; nothing is loaded. The handle is kept: the module stays.
         let handle = NonNull::new(unsafe { libc::dlopen(path.as_ptr(), flags) })?;
         let functions = Functions::look_up(handle)?;
+        if !openssl_wire::prepare(&functions) {
+            return None;
+        }
         let (none, argl) = (null_mut(), 0);
         // SAFETY: both callbacks are of this library, which is never unloaded.
         let index = calling(|| unsafe {
@@ -140,6 +161,8 @@ pub struct Session {
     /// The object. What follows means something only while it is here.
     owner: Slot,
     session: Cell<Option<(&'static Library, NonNull<c_void>)>>,
+    /// Its ciphertext, once it has a wire; with one it stays for good.
+    attached: OnceCell<Attached>,
     /// A call is under way: a callback of the user's runs in it.
     is_busy: Cell<bool>,
     /// The library may report keys while data flows. `_ssl` then keeps what goes wrong about it in
@@ -183,9 +206,38 @@ impl Session {
         Ok(made)
     }
 
-    /// Lets go: the session is its owner's alone again.
+    /// Lets go: the session is its owner's alone again, with the buffers that it began with.
     pub fn forget(&self) {
+        if let (Some(live), Some(attached)) = (self.live(), self.attached.get()) {
+            // SAFETY: the session that was given the wire, alive.
+            unsafe { attached.give_back(live.session) };
+        }
         self.owner.clear();
+    }
+
+    /// Puts a wire in place of the session's buffers, which nobody used yet.
+    pub fn attach(&self) -> bool {
+        let Some(live) = self.live().filter(|_| !self.is_used()) else {
+            return false;
+        };
+        // SAFETY: a live session that was just made, with buffers as `try_buffers` found them.
+        let made = unsafe { Attached::new(live.library, live.session) };
+        made.is_some_and(|made| self.attached.set(made).is_ok())
+    }
+
+    /// Whether a session was driven before: the next one is not.
+    pub fn is_used(&self) -> bool {
+        self.attached.get().is_some()
+    }
+
+    /// The ciphertext of a session that is driven.
+    #[inline]
+    pub fn wire(&self) -> Option<&Wire> {
+        if self.is_found() {
+            self.attached.get().map(Attached::wire)
+        } else {
+            None
+        }
     }
 
     /// The field that holds the owner, for the collector.
@@ -268,61 +320,12 @@ impl Session {
         outcome
     }
 
-    /// Hands ciphertext over; false if there is no session, or no memory.
-    pub fn feed(&self, ciphertext: &[u8]) -> bool {
-        let (Some(live), Ok(len)) = (self.live(), c_int::try_from(ciphertext.len())) else {
-            return false;
-        };
-        if len == 0 {
-            return true;
-        }
-        let source = ciphertext.as_ptr().cast();
-        // SAFETY: the session's own buffer, which lives as long as it does; the memory is readable.
-        unsafe { (live.library.buffer_write)(live.incoming(), source, len) == len }
-    }
-
-    /// Ciphertext that the session has not read, in bytes.
-    pub fn incoming_len(&self) -> Option<usize> {
-        let live = self.live()?;
-        // SAFETY: as in `feed`.
-        Some(unsafe { (live.library.buffer_len)(live.incoming()) })
-    }
-
-    /// Ciphertext that the session wrote and nobody took, in bytes.
-    pub fn outgoing_len(&self) -> Option<usize> {
-        let live = self.live()?;
-        // SAFETY: as in `feed`.
-        Some(unsafe { (live.library.buffer_len)(live.outgoing()) })
-    }
-
     /// Whether there is neither unread ciphertext nor a decrypted rest.
     pub fn is_drained(&self) -> Option<bool> {
         let live = self.live()?;
-        // SAFETY: as in `feed`, and a live session.
-        Some(unsafe {
-            (live.library.buffer_len)(live.incoming()) == 0
-                && (live.library.pending)(live.session) <= 0
-        })
-    }
-
-    /// Moves what the session wrote to the end of `target`; false if there is no session.
-    pub fn take_outgoing(&self, target: &mut Vec<u8>) -> bool {
-        let Some(live) = self.live() else {
-            return false;
-        };
-        let buffer = live.outgoing();
-        // SAFETY: as in `feed`.
-        let len = unsafe { (live.library.buffer_len)(buffer) };
-        target.reserve(len);
-        let room = target.spare_capacity_mut();
-        let wanted = c_int::try_from(room.len().min(len)).unwrap_or(c_int::MAX);
-        // SAFETY: as in `feed`; the room is at least that large.
-        let got = unsafe { (live.library.buffer_read)(buffer, room.as_mut_ptr().cast(), wanted) };
-        let got = usize::try_from(got).unwrap_or(0);
-        debug_assert_eq!(got, len);
-        // SAFETY: so many bytes were written behind the old ones.
-        unsafe { target.set_len(target.len() + got) };
-        true
+        let unread = self.wire()?.incoming_len();
+        // SAFETY: a live session.
+        Some(unread == 0 && unsafe { (live.library.pending)(live.session) } <= 0)
     }
 
     /// Whether the session reads from `incoming` and writes to `outgoing`, as tried with a byte

@@ -146,7 +146,6 @@ fn failure(ssl: &Ssl, library: Option<&'static Library>, asked: Asked) -> R<Opti
             return Ok(None);
         }
     }
-    engine.session().forget();
     let names = &state().names;
     let answer = match asked {
         Asked::Read => {

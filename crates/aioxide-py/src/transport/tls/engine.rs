@@ -4,7 +4,8 @@
 //! in them. The rest of the room sees plaintext, ciphertext and outcomes only. Invariants: an
 //! `SSLObject` proper is driven by the methods of the C object in it; anything else (a subclass by
 //! `SSLContext.sslobject_class`) by its own methods. Where the C object's session is found, data
-//! goes through it directly, and handshake, shutdown and every end and error through the methods.
+//! goes through it directly, and handshake, shutdown and every end and error through the methods;
+//! its ciphertext then goes over a wire of ours, until somebody asks for one of the `MemoryBIO`s.
 //! Memory that is lent to a C method is not kept by it; foreign methods get memory of their own.
 #![forbid(unsafe_code)]
 
@@ -139,7 +140,7 @@ impl Engine {
         let server_side = boolean(is_server);
         let args = [incoming.obj(), outgoing.obj(), server_side.obj(), hostname];
         let make = || wrap.obj().call_kw(&args, ssl.kw_wrap_bio.obj());
-        let object = match library {
+        let object = match library.filter(|_| !self.session.is_used()) {
             Some(library) => self.session.find(library, make, |object| {
                 let owner = c_object(ssl, object.obj())?;
                 Ok(if direct::has_listener(context)? {
@@ -150,7 +151,9 @@ impl Engine {
             })?,
             None => make()?,
         };
-        if self.session.is_found() && !self.owns_buffers(incoming.obj(), outgoing.obj())? {
+        if self.session.is_found()
+            && !(self.owns_buffers(incoming.obj(), outgoing.obj())? && self.session.attach())
+        {
             self.session.forget();
         }
         self.incoming.set(Some(incoming));
@@ -214,13 +217,15 @@ impl Engine {
         self.object.get_or_none()
     }
 
-    /// The buffer of ciphertext that the session reads.
+    /// The buffer of ciphertext that the session reads, as from now on it does.
     pub fn incoming(&self) -> Ref {
+        self.session.forget();
         self.incoming.get_or_none()
     }
 
-    /// The buffer of ciphertext that the session wrote.
+    /// The buffer of ciphertext that the session wrote, and writes to from now on.
     pub fn outgoing(&self) -> Ref {
+        self.session.forget();
         self.outgoing.get_or_none()
     }
 
@@ -260,7 +265,8 @@ impl Engine {
 
     /// Hands all of `ciphertext` over.
     pub fn feed(&self, ciphertext: &[u8]) -> R<()> {
-        if self.session.feed(ciphertext) {
+        if let Some(wire) = self.session.wire() {
+            wire.keep(ciphertext);
             return Ok(());
         }
         let incoming = self.incoming.get_or_none();
@@ -276,8 +282,8 @@ impl Engine {
 
     /// Bytes that the session has not read.
     pub fn incoming_len(&self) -> R<usize> {
-        if let Some(len) = self.session.incoming_len() {
-            return Ok(len);
+        if let Some(wire) = self.session.wire() {
+            return Ok(wire.incoming_len());
         }
         let incoming = self.incoming.get_or_none();
         size(&incoming.obj().getattr(state().names.pending.obj())?)
@@ -285,8 +291,8 @@ impl Engine {
 
     /// Bytes that the session wrote and nobody took.
     pub fn outgoing_len(&self) -> R<usize> {
-        if let Some(len) = self.session.outgoing_len() {
-            return Ok(len);
+        if let Some(wire) = self.session.wire() {
+            return Ok(wire.outgoing_len());
         }
         let outgoing = self.outgoing.get_or_none();
         size(&outgoing.obj().getattr(state().names.pending.obj())?)
@@ -294,6 +300,9 @@ impl Engine {
 
     /// Takes all that the session wrote.
     pub fn take_outgoing(&self) -> R<Ref> {
+        if let Some(wire) = self.session.wire() {
+            return bytes::new(&wire.take_outgoing());
+        }
         let outgoing = self.outgoing.get_or_none();
         outgoing.obj().call_method0(state().names.read.obj())
     }

@@ -50,8 +50,14 @@ impl Input<'_> {
 /// Ciphertext came in from the transport below.
 pub fn receive(protocol: Obj<'_>, ciphertext: &[u8]) -> R<()> {
     let this = fields(protocol);
-    let mut input = Input(ciphertext);
     let step = this.with(|tls| tls.handle_received());
+    if let Some(wire) = this.engine.session().wire() {
+        // Read where it lies.
+        return wire.lend(ciphertext, || {
+            run(protocol, this, step, &mut Input::default())
+        });
+    }
+    let mut input = Input(ciphertext);
     let ran = run(protocol, this, step, &mut input).map_err(Raised::take);
     // Also when an exception leaves the loop: no byte of the stream may be missing when it runs on.
     let fed = input.feed_all(&this.engine);

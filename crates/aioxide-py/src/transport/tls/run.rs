@@ -384,6 +384,7 @@ pub fn wake(this: &Fields, exc: Option<Obj<'_>>) -> R<()> {
 // ---- handshake and shutdown ---------------------------------------------------------------------
 
 fn handshake(protocol: Obj<'_>, this: &Fields, step: &mut Step, input: &mut Input<'_>) -> R<()> {
+    write::prepare(this);
     input.feed_piece(&this.engine)?;
     loop {
         match this.engine.handshake() {

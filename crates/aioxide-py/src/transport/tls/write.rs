@@ -14,6 +14,7 @@ use super::run::run;
 use crate::event_loop;
 use crate::ffi::buffer::Buffer;
 use crate::ffi::object::none_ref;
+use crate::ffi::openssl::Wire;
 use crate::ffi::{Obj, R, Raised, Ref, builtin, bytes};
 use crate::state::state;
 use crate::transport::report::log_warning;
@@ -146,6 +147,7 @@ pub fn encrypt(this: &Fields, step: &mut Step) -> R<()> {
     let all = bytes::slice(chunk.obj()).unwrap_or_default();
     let piece = &all[all.len() - unsent..];
     let piece = &piece[..piece.len().min(PIECE_BYTES)];
+    prepare(this);
     let Some(len) = this.engine.write(chunk.obj(), piece)? else {
         this.with(|tls| tls.handle_encrypt_blocked(step));
         return Ok(());
@@ -156,13 +158,32 @@ pub fn encrypt(this: &Fields, step: &mut Step) -> R<()> {
     Ok(())
 }
 
+/// Gives the session the loop's place for the ciphertext that it is about to write.
+pub fn prepare(this: &Fields) {
+    let event_loop = this.event_loop.get_or_none();
+    let (Some(wire), Some(native)) = (
+        this.engine.session().wire(),
+        event_loop::native(event_loop.obj()),
+    ) else {
+        return;
+    };
+    if let Some(place) = wire.give_place(native.transports().take_cipher()) {
+        native.transports().put_cipher(place);
+    }
+}
+
 /// Moves all ciphertext to the transport below.
 pub fn send(this: &Fields) -> R<()> {
     let Some(transport) = this.transport.get() else {
         return Ok(());
     };
-    if this.is_over_stream.get() && this.engine.is_native() {
-        return send_native(this, transport.obj());
+    if let Some(wire) = this
+        .engine
+        .session()
+        .wire()
+        .filter(|_| this.is_over_stream.get())
+    {
+        return send_native(this, wire, transport.obj());
     }
     let data = this.engine.take_outgoing()?;
     this.with(|tls| tls.handle_outgoing(0));
@@ -176,19 +197,17 @@ pub fn send(this: &Fields) -> R<()> {
     transport.obj().call_method1(name, data.obj()).map(drop)
 }
 
-/// The same between a session and a native stream: no object in between.
-fn send_native(this: &Fields, transport: Obj<'_>) -> R<()> {
-    let event_loop = this.event_loop.get_or_none();
-    let native = event_loop::native(event_loop.obj());
-    let mut place = native.map_or_else(Vec::new, |native| native.transports().take_cipher());
-    this.engine.session().take_outgoing(&mut place);
+/// The same from a wire to a native stream: no object in between.
+fn send_native(this: &Fields, wire: &Wire, transport: Obj<'_>) -> R<()> {
+    let place = wire.take_outgoing();
     this.with(|tls| tls.handle_outgoing(0));
     let result = if place.is_empty() {
         Ok(())
     } else {
         write_content(transport, &place)
     };
-    if let Some(native) = native {
+    let event_loop = this.event_loop.get_or_none();
+    if let Some(native) = event_loop::native(event_loop.obj()) {
         native.transports().put_cipher(place);
     }
     result
