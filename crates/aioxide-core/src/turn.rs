@@ -115,6 +115,7 @@ impl<E, R> Turn<E, R> {
     /// Makes the next turn ask the backend, whatever the count.
     ///
     /// For the first turn of each run: `stop()` and `run_forever()` in a row see I/O, as asyncio's.
+    /// And for the turn after one that sent: it may have sent to its own loop.
     #[inline]
     pub fn request_poll(&mut self) {
         self.turns_since_poll = POLL_TURNS_MAX;

@@ -252,6 +252,16 @@ pub fn timer_cancelled(event_loop: Obj<'_>) {
     }
 }
 
+/// Tells a native loop that something leaves: see [`LoopFields::note_output`].
+#[inline]
+pub fn note_output(event_loop: &Slot) {
+    if let Some(event_loop) = event_loop.get() {
+        if let Some(native) = native(event_loop.obj()) {
+            native.note_output();
+        }
+    }
+}
+
 impl LoopFields {
     /// The loop object.
     #[inline]
@@ -404,6 +414,13 @@ impl LoopFields {
     #[inline]
     pub fn transports(&self) -> &crate::transport::PerLoop {
         &self.transports
+    }
+
+    /// Makes the next turn ask the backend, because something leaves through this loop: a program
+    /// that talks to itself is answered in the turn in which asyncio answers it.
+    #[inline]
+    pub fn note_output(&self) {
+        self.turn.borrow_mut().request_poll();
     }
 
     /// The backend, or the error of a closed loop.

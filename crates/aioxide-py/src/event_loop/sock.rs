@@ -243,6 +243,9 @@ impl LoopFields {
 
     /// Tries once what an operation is to do.
     pub(super) fn try_once(&self, object: Obj<'_>, attempt: &Attempt) -> R<Tried> {
+        if !matches!(attempt, Attempt::Receive(_) | Attempt::ReceiveInto(_)) {
+            self.note_output();
+        }
         let received = match attempt {
             Attempt::Receive(max) => {
                 let fd = socket::borrow(object).map_err(|error| Raised::os_error(&error))?;

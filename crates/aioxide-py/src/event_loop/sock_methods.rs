@@ -236,15 +236,14 @@ fn sendall(running: &Running<'_>) -> R<Begun> {
         return Ok(Begun::Done(none_ref()));
     }
     let view = builtin::memoryview(data.obj())?;
-    Ok(Begun::Blocked(
-        Attempt::SendSlice(view, Cell::new(sent)),
-        false,
-    ))
+    let rest = Attempt::SendSlice(view, Cell::new(sent));
+    Ok(Begun::Blocked(rest, false))
 }
 
 /// Sends once, also if there is nothing to send: that may be a datagram, or fail.
 fn send_plain(running: &Running<'_>, data: Obj<'_>, buffer: Buffer) -> R<Begun> {
     let len = buffer.as_slice().len();
+    running.native().note_output();
     let sent = socket::borrow(running.socket.obj()).and_then(|fd| sys::send(fd, buffer.as_slice()));
     drop(buffer);
     let sent = match sent {

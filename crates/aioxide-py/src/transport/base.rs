@@ -295,6 +295,12 @@ impl Fields {
         self.context.get().map_or_else(context::copy_current, Ok)
     }
 
+    /// Tells the loop that something leaves.
+    #[inline]
+    pub fn note_output(&self) {
+        event_loop::note_output(&self.event_loop);
+    }
+
     /// `loop.call_soon(function, *args)` in the transport's context.
     pub fn call_soon(&self, function: Obj<'_>, args: &[Obj<'_>]) -> R<()> {
         let context = self.context.get();
@@ -390,6 +396,7 @@ impl Fields {
     /// Closes the descriptor and drops what the transport refers to.
     fn let_go(&self, transport: Obj<'_>) -> R<()> {
         self.forget(transport);
+        self.note_output();
         self.event_loop.clear();
         for slot in [
             &self.read_context,

@@ -317,10 +317,12 @@ fn act(transport: Obj<'_>, this: &Fields, action: Action, exc: Obj<'_>) -> R<()>
                 .map(drop),
             None => Ok(()),
         },
-        Action::ShutdownWrite => this
-            .descriptor
-            .with(&this.socket, |fd| sys::shutdown(fd, Shutdown::Write))
-            .map_err(|error| Raised::os_error(&error)),
+        Action::ShutdownWrite => {
+            this.note_output();
+            this.descriptor
+                .with(&this.socket, |fd| sys::shutdown(fd, Shutdown::Write))
+                .map_err(|error| Raised::os_error(&error))
+        }
         Action::ScheduleLost => {
             let lose = transport.getattr(names._call_connection_lost.obj())?;
             this.call_soon(lose.obj(), &[exc])
