@@ -69,7 +69,7 @@ async def test_turns_of_a_conversation(lib: Any) -> None:
     """Request and answer, several times, beside a task that never waits."""
 
     async def busy() -> None:
-        while True:
+        for _ in range(10_000):
             await asyncio.sleep(0)
 
     beside = asyncio.ensure_future(busy())
@@ -140,3 +140,28 @@ async def test_turns_of_sock_calls(lib: Any) -> None:
             await asyncio.sleep(0)
             await loop.sock_sendall(right, b"two")
             lib.note(await turns_until(done), await received)
+
+
+@on_loop
+async def test_turns_until_what_is_there_is_seen(lib: Any) -> None:
+    """Reading begins again, and a reader is added: what has come meanwhile is seen at once."""
+    loop = asyncio.get_running_loop()
+    async with pair("socket") as (mine, _, theirs, far):
+        theirs.pause_reading()
+        mine.write(b"early")
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert far.calls == ["CM"]
+        theirs.resume_reading()
+        lib.note(await turns_until(far.calls), bytes(far.data))
+    left, right = socket.socketpair()
+    with left, right:
+        left.send(b"x")
+        seen: list[str] = []
+        loop.add_reader(right, seen.append, "readable")
+        lib.note(await turns_until(seen))
+        loop.remove_reader(right)
+        seen.clear()
+        loop.add_writer(right, seen.append, "writable")
+        lib.note(await turns_until(seen))
+        loop.remove_writer(right)

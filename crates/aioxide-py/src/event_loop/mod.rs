@@ -252,12 +252,12 @@ pub fn timer_cancelled(event_loop: Obj<'_>) {
     }
 }
 
-/// Tells a native loop that something leaves: see [`LoopFields::note_output`].
+/// For a native loop, [`LoopFields::poll_next_turn`].
 #[inline]
-pub fn note_output(event_loop: &Slot) {
+pub fn poll_next_turn(event_loop: &Slot) {
     if let Some(event_loop) = event_loop.get() {
         if let Some(native) = native(event_loop.obj()) {
-            native.note_output();
+            native.poll_next_turn();
         }
     }
 }
@@ -416,10 +416,10 @@ impl LoopFields {
         &self.transports
     }
 
-    /// Makes the next turn ask the backend, because something leaves through this loop: a program
-    /// that talks to itself is answered in the turn in which asyncio answers it.
+    /// Makes the next turn ask the backend, because something leaves through this loop or it is to
+    /// report more: who talks to himself is answered in the turn in which asyncio answers.
     #[inline]
-    pub fn note_output(&self) {
+    pub fn poll_next_turn(&self) {
         self.turn.borrow_mut().request_poll();
     }
 

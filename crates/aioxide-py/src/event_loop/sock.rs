@@ -244,7 +244,7 @@ impl LoopFields {
     /// Tries once what an operation is to do.
     pub(super) fn try_once(&self, object: Obj<'_>, attempt: &Attempt) -> R<Tried> {
         if !matches!(attempt, Attempt::Receive(_) | Attempt::ReceiveInto(_)) {
-            self.note_output();
+            self.poll_next_turn();
         }
         let received = match attempt {
             Attempt::Receive(max) => {

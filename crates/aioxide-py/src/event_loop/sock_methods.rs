@@ -243,7 +243,7 @@ fn sendall(running: &Running<'_>) -> R<Begun> {
 /// Sends once, also if there is nothing to send: that may be a datagram, or fail.
 fn send_plain(running: &Running<'_>, data: Obj<'_>, buffer: Buffer) -> R<Begun> {
     let len = buffer.as_slice().len();
-    running.native().note_output();
+    running.native().poll_next_turn();
     let sent = socket::borrow(running.socket.obj()).and_then(|fd| sys::send(fd, buffer.as_slice()));
     drop(buffer);
     let sent = match sent {

@@ -44,6 +44,7 @@ impl LoopFields {
     pub(super) fn insert(&self, registration: Registration) -> R<Token> {
         let (fd, interest) = (registration.fd(), registration.interest());
         let backend = self.backend()?;
+        self.poll_next_turn();
         let token = self.turn.borrow_mut().registrations.insert(registration);
         if let Err(error) = backend.register(fd, token, interest) {
             let refused = self.turn.borrow_mut().registrations.remove(token);
@@ -118,6 +119,7 @@ impl LoopFields {
         if interest.is_none() {
             return self.remove(token);
         }
+        self.poll_next_turn();
         match self.backend()?.confirm(fd, token, interest) {
             Err(error) if !sys::is_gone(&error) => Err(os_error(error)),
             _ => Ok(()),
@@ -167,6 +169,7 @@ impl LoopFields {
             }
             _ => return Ok(()),
         };
+        self.poll_next_turn();
         self.backend()?
             .reregister(fd, token, wanted)
             .map_err(os_error)

@@ -295,10 +295,10 @@ impl Fields {
         self.context.get().map_or_else(context::copy_current, Ok)
     }
 
-    /// Tells the loop that something leaves.
+    /// Something leaves: has the loop poll in its next turn.
     #[inline]
-    pub fn note_output(&self) {
-        event_loop::note_output(&self.event_loop);
+    pub fn poll_next_turn(&self) {
+        event_loop::poll_next_turn(&self.event_loop);
     }
 
     /// `loop.call_soon(function, *args)` in the transport's context.
@@ -396,7 +396,7 @@ impl Fields {
     /// Closes the descriptor and drops what the transport refers to.
     fn let_go(&self, transport: Obj<'_>) -> R<()> {
         self.forget(transport);
-        self.note_output();
+        self.poll_next_turn();
         self.event_loop.clear();
         for slot in [
             &self.read_context,
@@ -415,12 +415,10 @@ impl Fields {
 
     /// Closes the descriptor, once.
     pub fn close_descriptor(&self) -> R<()> {
-        let owner = if self.is_pipe() {
-            &self.pipe
-        } else {
-            &self.socket
-        };
-        self.descriptor.close(owner)
+        self.descriptor.close(match self.is_pipe() {
+            true => &self.pipe,
+            false => &self.socket,
+        })
     }
 
     /// Leaves the loop's table of descriptors: the transport is about to die.

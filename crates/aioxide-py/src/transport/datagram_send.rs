@@ -201,7 +201,7 @@ fn send_one(this: &Fields, data: Obj<'_>, to: &Destination<'_>) -> Outcome {
         How::To(address) => Some(address),
         How::Method => return send_by_method(this, data, to.object),
     };
-    this.note_output();
+    this.poll_next_turn();
     if let Some(content) = bytes::slice(data) {
         return outcome(
             this.descriptor
@@ -284,7 +284,7 @@ fn send_queued(this: &Fields) -> Outcome {
         }
         return outcome;
     }
-    this.note_output();
+    this.poll_next_turn();
     let sent = this.descriptor.with(&this.socket, |fd| {
         let stream = this.stream.borrow();
         let batch = stream.queue().iter().map_while(Chunk::as_datagram);

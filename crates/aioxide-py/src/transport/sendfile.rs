@@ -232,7 +232,7 @@ impl Fields {
             Err(error) => return Ok(Err(error)),
         };
         let (file_fd, offset, len) = (self.file_fd, progress.offset(), progress.next_len());
-        event_loop::note_output(&self.event_loop);
+        event_loop::poll_next_turn(&self.event_loop);
         // The file may have to be read from a disk meanwhile: other threads may run.
         Ok(park::detached(|| {
             // SAFETY: both numbers were seen at their owners a moment ago, on this thread; threads

@@ -318,7 +318,7 @@ fn act(transport: Obj<'_>, this: &Fields, action: Action, exc: Obj<'_>) -> R<()>
             None => Ok(()),
         },
         Action::ShutdownWrite => {
-            this.note_output();
+            this.poll_next_turn();
             this.descriptor
                 .with(&this.socket, |fd| sys::shutdown(fd, Shutdown::Write))
                 .map_err(|error| Raised::os_error(&error))

@@ -82,7 +82,7 @@ fn send(this: &Fields, content: &[u8]) -> io::Result<usize> {
 
 #[inline]
 fn send_one(this: &Fields, fd: BorrowedFd<'_>, content: &[u8]) -> io::Result<usize> {
-    this.note_output();
+    this.poll_next_turn();
     match this.rules {
         Rules::Socket => sys::send(fd, content),
         Rules::ReadPipe | Rules::WritePipe => sys::write(fd, content),
@@ -91,7 +91,7 @@ fn send_one(this: &Fields, fd: BorrowedFd<'_>, content: &[u8]) -> io::Result<usi
 
 /// The same for several slices.
 fn send_vectored(this: &Fields, fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    this.note_output();
+    this.poll_next_turn();
     match this.rules {
         Rules::Socket => sys::send_vectored(fd, slices),
         Rules::ReadPipe | Rules::WritePipe => sys::write_vectored(fd, slices),
