@@ -2,6 +2,7 @@
 
 import asyncio
 import collections.abc
+import contextlib
 import gc
 import inspect
 import sys
@@ -193,3 +194,63 @@ def test_entered_again_from_within(lib, sleep):
     coroutine = sleep(Delay())
     lib.note(coroutine.send(None))
     coroutine.close()
+
+
+def test_generators_under_types_coroutine(lib, sleep):
+    @types.coroutine
+    def delegate(awaitable):
+        return (yield from awaitable)
+
+    def plain(awaitable):
+        yield from awaitable
+
+    async def main():
+        lib.note(await delegate(sleep(0, "slept")))
+        event = asyncio.Event()
+        task = lib.loop.create_task(delegate(event.wait()))
+        await sleep(0)
+        event.set()
+        lib.note(await task)
+        coroutine = sleep(0)
+        with contextlib.suppress(TypeError):
+            next(plain(coroutine))
+            lib.note("not refused")
+        coroutine.close()
+
+    lib.run(main)
+    coroutine = sleep(0)
+    lib.note(hasattr(coroutine, "__iter__"), isinstance(coroutine, collections.abc.Iterable))
+    lib.catch(iter, coroutine)
+    coroutine.close()
+    lib.warnings_taken()
+
+
+def test_woken_too_early(lib, sleep):
+    async def main():
+        event = asyncio.Event()
+        coroutine = event.wait()
+        future = coroutine.send(None)
+        lib.catch(coroutine.send, None)
+        lib.note(len(event._waiters))
+        coroutine = event.wait()
+        future = coroutine.send(None)
+        for _ in range(3):
+            future._asyncio_future_blocking = False
+            lib.note(coroutine.send(None) is future, future._asyncio_future_blocking)
+        event.set()
+        lib.catch(coroutine.send, None)
+
+    lib.run(main)
+
+
+def test_stop_iteration_thrown_at_a_future(lib, sleep):
+    async def main():
+        coroutine = asyncio.Queue().get()
+        coroutine.send(None)
+        lib.note(coroutine.throw(StopIteration("ignored"))._asyncio_future_blocking)
+        coroutine.close()
+        coroutine = asyncio.StreamReader().read(5)
+        coroutine.send(None)
+        lib.catch(coroutine.throw, StopIteration)
+
+    lib.run(main)

@@ -319,3 +319,19 @@ async def test_attributes_of_instances(lib: Any) -> None:
         await writer.drain()
         lib.note(helper.mock_calls)
         writer.close()
+
+
+@on_loop
+async def test_an_exception_while_all_is_read(lib: Any) -> None:
+    for taken in (False, True):
+        reader = make(lib)
+        task = asyncio.ensure_future(reader.read())
+        await turns()
+        reader.feed_data(b"some")
+        await turns(2)
+        reader.feed_data(b"more")
+        reader.set_exception(LookupError("set"))
+        if taken:
+            # Nothing is left when the task goes on, which it takes for the end.
+            reader._buffer.clear()
+        await outcome(lib, task)

@@ -49,13 +49,13 @@ pub fn await_method() -> c::PyMethodDef {
     method
 }
 
-/// Takes `__next__` out of the type again: a future is no iterator to whoever asks.
-pub fn finish(class: Ref) -> R<Ref> {
+/// Takes the name of a slot out of the type again: a future is no iterator to whoever asks.
+pub fn hide(class: Ref, name: &std::ffi::CStr) -> R<Ref> {
     let class_ptr = class.ptr().cast::<c::PyTypeObject>();
     // SAFETY: a ready heap type that nobody else has seen; its dict lives as long.
     let dict = unsafe { Obj::from_nullable((*class_ptr).tp_dict) };
     if let Some(dict) = dict {
-        let name = crate::ffi::call::interned(c"__next__")?;
+        let name = crate::ffi::call::interned(name)?;
         crate::ffi::builtin::dict_remove(dict, name.obj())?;
         // SAFETY: a type object.
         unsafe { c::PyType_Modified(class_ptr) };

@@ -425,5 +425,5 @@ pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
         ),
     ];
     add_methods_of(class.obj(), asyncio.future_class.obj(), shared)?;
-    future_iter::finish(class)
+    future_iter::hide(class, c"__next__")
 }

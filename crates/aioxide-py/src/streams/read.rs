@@ -195,6 +195,7 @@ pub fn finish_read(reader: Obj<'_>, this: &Reader, len: usize) -> R<Ref> {
 /// `read(-1)`: blocks of the limit's size until there are no more. A subclass's `read` is asked.
 fn read_all(frame: &Frame, reader: Obj<'_>, this: &Reader) -> R<Next> {
     if is_plain(reader) {
+        check_exception(this)?;
         if this.eof.get() || this.len() > 0 {
             return read_on(frame, reader, this, None);
         }
@@ -209,11 +210,15 @@ fn read_all(frame: &Frame, reader: Obj<'_>, this: &Reader) -> R<Next> {
 /// Adds a block, and goes on. `read`: what a subclass's `read` gave.
 fn read_on(frame: &Frame, reader: Obj<'_>, this: &Reader, read: Option<Ref>) -> R<Next> {
     let mut block = read;
+    // Who goes on after waiting takes what is there, as the `read` that waited would.
+    let mut checks = false;
     loop {
         let next = match block.take() {
             Some(next) => next,
             None => {
-                check_exception(this)?;
+                if std::mem::replace(&mut checks, true) {
+                    check_exception(this)?;
+                }
                 let limit = usize::try_from(this.limit_bytes.get()).unwrap_or(usize::MAX);
                 finish_read(reader, this, limit)?
             }

@@ -302,7 +302,7 @@ pub fn build_type(asyncio: &Asyncio, offset: usize) -> R<Ref> {
             ),
         ])
         .build(Some(asyncio.task_class.obj()))?;
-    future_iter::finish(class)
+    future_iter::hide(class, c"__next__")
 }
 
 fn methods() -> [c::PyMethodDef; 11] {

@@ -75,7 +75,8 @@ fn not_used_with_await() -> Resumed {
 pub(super) fn go_on(this: &Fields, input: Input<'_>) -> Step {
     let awaited = this.awaited.take();
     match (this.waiting(), awaited, input) {
-        (Waiting::Future, Some(awaited), Input::Send(_)) => Step::Resumed(outcome(awaited.obj())),
+        (Waiting::Future, Some(awaited), Input::Send(_)) => outcome(this, awaited),
+        (Waiting::Future, _, Input::Throw(exception)) => Step::Resumed(raised_by_future(exception)),
         (Waiting::Iterator, Some(iterator), Input::Send(value)) => send(this, iterator, value),
         (Waiting::Iterator, Some(iterator), Input::Throw(exception)) => {
             throw(this, iterator, exception)
@@ -86,11 +87,22 @@ pub(super) fn go_on(this: &Fields, input: Input<'_>) -> Step {
 }
 
 #[inline]
-fn outcome(awaited: Obj<'_>) -> Resumed {
-    if future::fields(awaited).is_pending() {
-        return not_used_with_await();
+fn outcome(this: &Fields, awaited: Ref) -> Step {
+    if future::fields(awaited.obj()).is_pending() {
+        // Woken too early: it waits on.
+        return begin_future(this, awaited);
     }
-    future::result(awaited).into()
+    Step::Resumed(future::result(awaited.obj()).into())
+}
+
+/// What the iterator of a future makes of an exception thrown into it: it raises that, and a
+/// StopIteration is the end of an iterator.
+fn raised_by_future(exception: Ref) -> Resumed {
+    // SAFETY: a static of the interpreter.
+    if !given_matches(exception.obj(), unsafe { c::PyExc_StopIteration }) {
+        return Resumed::Raised(exception);
+    }
+    exception.obj().getattr(state().names.value.obj()).into()
 }
 
 fn send(this: &Fields, iterator: Ref, value: Obj<'_>) -> Step {
@@ -202,14 +214,19 @@ fn iterator_of(awaitable: Ref) -> R<Ref> {
 
 /// Whether the object is a generator made by a function under `types.coroutine`.
 fn is_generator_coroutine(object: Obj<'_>) -> R<bool> {
-    /// `inspect.CO_ITERABLE_COROUTINE`.
-    const ITERABLE_COROUTINE: i64 = 0x100;
     // SAFETY: alive.
     if unsafe { c::PyGen_CheckExact(object.ptr()) } == 0 {
         return Ok(false);
     }
     let code = object.getattr(state().names.gi_code.obj())?;
-    let flags = code.obj().getattr(state().names.co_flags.obj())?;
+    is_iterable_coroutine(code.obj())
+}
+
+/// Whether this is the code of a generator function under `types.coroutine`.
+pub(super) fn is_iterable_coroutine(code: Obj<'_>) -> R<bool> {
+    /// `inspect.CO_ITERABLE_COROUTINE`.
+    const ITERABLE_COROUTINE: i64 = 0x100;
+    let flags = code.getattr(state().names.co_flags.obj())?;
     Ok(flags.obj().to_i64()? & ITERABLE_COROUTINE != 0)
 }
 

@@ -15,7 +15,7 @@ use crate::ffi::error::SavedError;
 use crate::ffi::object::{boolean, none};
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, trash};
 use crate::future;
-use crate::future_iter::{exception_of, stop_iteration};
+use crate::future_iter::{exception_of, hide, stop_iteration};
 use crate::state::state;
 
 unsafe extern "C" fn am_send(
@@ -131,6 +131,30 @@ fn get_qualname(coroutine: Obj<'_>) -> R<Ref> {
 /// asyncio asks Cython's coroutines so, to write "running" into a task's repr.
 fn get_running(coroutine: Obj<'_>) -> R<Ref> {
     Ok(boolean(fields(coroutine).phase() == Phase::Running))
+}
+
+/// `tp_iter`: a generator under `types.coroutine` may `yield from` a coroutine; nobody else can
+/// iterate over one.
+unsafe extern "C" fn iterate(coroutine: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the interpreter passes a live instance.
+    let coroutine = unsafe { Obj::from_ptr(coroutine) };
+    crate::ffi::error::guard(|| {
+        if is_in_generator_coroutine()? {
+            return super::wrapper::create(coroutine);
+        }
+        Err(Raised::type_error("'coroutine' object is not iterable"))
+    })
+}
+
+/// Whether the Python code that runs is that of a generator under `types.coroutine`.
+fn is_in_generator_coroutine() -> R<bool> {
+    // SAFETY: borrowed from the thread, null without Python code.
+    let Some(frame) = (unsafe { Obj::from_nullable(c::PyEval_GetFrame().cast()) }) else {
+        return Ok(false);
+    };
+    // SAFETY: a frame, alive; its code comes back owned.
+    let code = unsafe { Ref::steal(c::PyFrame_GetCode(frame.ptr().cast()).cast()) }?;
+    super::awaiting::is_iterable_coroutine(code.obj())
 }
 
 unsafe extern "C" fn repr(coroutine: *mut PyObject) -> *mut PyObject {
@@ -260,6 +284,7 @@ pub fn build_type() -> R<Ref> {
         .slot(c::Py_tp_clear, clear as *mut _)
         .slot(c::Py_tp_dealloc, dealloc as *mut _)
         .slot(c::Py_tp_finalize, finalize as *mut _)
+        .slot(c::Py_tp_iter, iterate as *mut _)
         .slot(c::Py_tp_iternext, iternext as *mut _)
         .slot(c::Py_tp_repr, repr as *mut _)
         .slot(c::Py_am_await, am_await as *mut _)
@@ -298,5 +323,5 @@ pub fn build_type() -> R<Ref> {
         .getattr_str(c"Coroutine")?;
     let register = coroutine.obj().getattr_str(c"register")?;
     drop(register.obj().call1(class.obj())?);
-    Ok(class)
+    hide(class, c"__iter__")
 }
