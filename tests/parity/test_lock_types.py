@@ -69,15 +69,17 @@ def test_arguments(lib: Any, name: str) -> None:
     ):
         lib.catch(lambda args=args, options=options: repr(kind(*args, **options)))
     lib.note(str(inspect.signature(kind)), kind.__name__, kind.__doc__)
-    methods = ("acquire", "release", "locked", "wait", "wait_for", "notify", "get", "put", "join")
-    for method in (*methods, "put_nowait", "shutdown", "__aenter__", "__aexit__"):
+    methods: tuple[str, ...] = ("acquire", "release", "locked", "wait", "wait_for", "notify")
+    methods += ("get", "put", "join", "put_nowait", "shutdown", "__aenter__", "__aexit__")
+    methods += ("set", "clear", "is_set", "notify_all", "get_nowait", "qsize", "empty", "full")
+    methods += ("task_done", "_get_loop", "_format", "_exit")
+    for method in methods:
         if hasattr(kind, method) and not (name == "Condition" and method in methods[:3]):
             found = getattr(kind, method)
             parameters = inspect.signature(found).parameters
             lib.note(method, str(parameters), asyncio.iscoroutinefunction(found))
-            for args, options in (((1, 2, 3, 4, 5), {}), ((), {"wrong": 1})):
-                seen = refused(found, make(name), *args, **options)
-                lib.note(seen if asyncio.iscoroutinefunction(found) else type(seen).__name__)
+            for args, options in (((1, 2, 3, 4, 5), {}), ((), {"wrong": 1}), ((1,), {"wrong": 1})):
+                lib.note(refused(found, make(name), *args, **options))
     lib.warnings_taken()
 
 
@@ -90,7 +92,9 @@ def test_attributes(lib: Any, name: str) -> None:
     for attribute in known:
         lib.note(attribute, getattr(made, attribute, "absent"))
         if hasattr(made, attribute):
-            lib.note(type(refused(setattr, made, attribute, getattr(made, attribute))).__name__)
+            lib.note(refused(setattr, made, attribute, getattr(made, attribute)))
+    for attribute in ("maxsize", "parties", "n_waiting", "broken"):
+        lib.note(refused(delattr, made, attribute) if hasattr(made, attribute) else "absent")
     lib.note(type(getattr(made, "_lock", None)).__name__, type(made.__dict__).__name__)
     made.mine = 5
     lib.note(made.mine, vars(made)["mine"])

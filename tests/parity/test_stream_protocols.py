@@ -318,3 +318,37 @@ async def test_circles_are_collected(lib: Any) -> None:
         del reader, writer, protocol
         gc.collect()
         lib.note(weak())
+
+
+@on_loop
+async def test_wrong_arguments(lib: Any) -> None:
+    """What is no coroutine refuses arguments in the words of Python functions."""
+    cls, loop = of(lib), asyncio.get_running_loop()
+    reader = make(lib)
+    protocol = cls.StreamReaderProtocol(reader, loop=loop)
+    writer = cls.StreamWriter(Transport(lib), protocol, reader, loop)
+    names: dict[Any, tuple[str, ...]] = {
+        reader: ("exception", "set_exception", "set_transport", "feed_eof", "at_eof", "feed_data"),
+        writer: ("write", "writelines", "write_eof", "can_write_eof", "close", "is_closing"),
+        protocol: ("connection_made", "connection_lost", "data_received", "eof_received")
+        + ("pause_writing", "resume_writing", "_get_close_waiter"),
+    }
+    names[writer] += ("get_extra_info",)
+    for owner, methods in names.items():
+        for method in methods:
+            found = getattr(owner, method)
+            lib.note(method, str(inspect.signature(found)))
+            for args, options in (((1, 2, 3), {}), ((), {"wrong": 1}), ((1,), {"wrong": 1})):
+                lib.catch(found, *args, **options)
+    lib.catch(found, stream=1)
+    for arguments in ((), (1, 2, 3, 4, 5)):
+        lib.catch(cls.StreamWriter, *arguments)
+        lib.catch(cls.StreamReader, *arguments, wrong=1)
+        lib.catch(cls.StreamReaderProtocol, *arguments)
+    for owner, name in ((writer, "transport"), (protocol, "_stream_reader")):
+        lib.catch(setattr, owner, name, None)
+        lib.catch(delattr, owner, name)
+    writer.close()
+    # asyncio's half-made writers fail once more at their end.
+    gc.collect()
+    lib.unraisable_taken()

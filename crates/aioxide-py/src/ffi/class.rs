@@ -339,7 +339,7 @@ macro_rules! attribute {
         }
         raw
     }};
-    ($name:literal, $getter:path, $doc:literal) => {
+    ($name:expr, $getter:path, $doc:literal) => {
         pyo3_ffi::PyGetSetDef {
             name: $name.as_ptr(),
             get: Some($crate::ffi::class::attribute!(@getter $getter)),
@@ -348,7 +348,7 @@ macro_rules! attribute {
             closure: std::ptr::null_mut(),
         }
     };
-    ($name:literal, $getter:path, $setter:path, $doc:literal) => {{
+    ($name:expr, $getter:path, $setter:path, $doc:literal) => {{
         unsafe extern "C" fn raw_set(
             this: *mut pyo3_ffi::PyObject,
             value: *mut pyo3_ffi::PyObject,

@@ -22,6 +22,7 @@ pub mod openssl;
 pub mod openssl_watch;
 mod openssl_wire;
 pub mod park;
+pub mod python_method;
 pub mod raising;
 pub mod registry;
 pub mod sequence;

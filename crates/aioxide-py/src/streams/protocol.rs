@@ -13,7 +13,7 @@ use super::parts::{create_future, is_done, loop_or_current, settle};
 use super::reader;
 use crate::event_loop;
 use crate::ffi::call::import;
-use crate::ffi::class::bind_tuple;
+use crate::ffi::class::bind_tuple_python;
 use crate::ffi::object::{boolean, none, none_ref};
 use crate::ffi::{Obj, R, Raised, Ref, Signature, Slot, builtin, raising, weak};
 use crate::future;
@@ -103,7 +103,7 @@ const INIT: Signature = Signature {
 
 /// `__init__(stream_reader, client_connected_cb=None, loop=None)`.
 pub fn init(protocol: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
-    let [reader, callback, event_loop] = bind_tuple::<3>(args, kwargs, &INIT)?;
+    let [reader, callback, event_loop] = bind_tuple_python::<3>(args, kwargs, &INIT)?;
     let event_loop = loop_or_current(event_loop)?;
     let given = |value: &Option<Ref>| value.clone().filter(|value| !value.obj().is_none());
     let this: &Protocol = own(protocol);

@@ -5,8 +5,9 @@
 use super::parts::{flag_attribute, slot_attribute};
 use super::protocol::{self, Protocol};
 use super::{connection, life};
-use crate::ffi::class::{attribute, initializer, noargs, onearg};
+use crate::ffi::class::{attribute, initializer, onearg};
 use crate::ffi::function::Function;
+use crate::ffi::python_method::{property, python_method};
 use crate::ffi::{Obj, R, Ref};
 use pyo3_ffi as c;
 
@@ -88,8 +89,8 @@ fn attributes() -> Vec<c::PyGetSetDef> {
             set_waiters,
             c"Who waits for room."
         ),
-        attribute!(
-            c"_stream_reader",
+        property!(
+            _stream_reader,
             protocol::stream_reader,
             c"The reader, or None."
         ),
@@ -98,36 +99,47 @@ fn attributes() -> Vec<c::PyGetSetDef> {
 
 fn methods() -> Vec<c::PyMethodDef> {
     vec![
-        onearg!(
-            c"connection_made",
+        python_method!(
+            "StreamReaderProtocol",
+            connection_made(transport),
             connection::connection_made,
-            c"($self, transport)\nThe connection is there: calls the handler, on a server."
+            "The connection is there: calls the handler, on a server."
         ),
-        onearg!(
-            c"connection_lost",
+        python_method!(
+            "StreamReaderProtocol",
+            connection_lost(exc),
             connection::connection_lost,
-            c"($self, exc)\nThe connection is gone: reader and writers are told."
+            "The connection is gone: reader and writers are told."
         ),
-        onearg!(
-            c"data_received",
+        python_method!(
+            "StreamReaderProtocol",
+            data_received(data),
             protocol::data_received,
-            c"($self, data)\nFeeds the reader."
+            "Feeds the reader."
         ),
-        noargs!(
-            c"eof_received",
+        python_method!(
+            "StreamReaderProtocol",
+            eof_received(),
             protocol::eof_received,
-            c"Tells the reader of the end; whether the transport stays open."
+            "Tells the reader of the end; whether the transport stays open."
         ),
-        noargs!(c"pause_writing", protocol::pause_writing, c"drain() waits."),
-        noargs!(
-            c"resume_writing",
+        python_method!(
+            "FlowControlMixin",
+            pause_writing(),
+            protocol::pause_writing,
+            "drain() waits."
+        ),
+        python_method!(
+            "FlowControlMixin",
+            resume_writing(),
             protocol::resume_writing,
-            c"drain() goes on."
+            "drain() goes on."
         ),
-        onearg!(
-            c"_get_close_waiter",
+        python_method!(
+            "StreamReaderProtocol",
+            _get_close_waiter(stream),
             protocol::get_close_waiter,
-            c"($self, stream)\nThe future that is done when the connection is lost."
+            "The future that is done when the connection is lost."
         ),
     ]
 }
@@ -144,16 +156,18 @@ pub fn task_done() -> Function {
 /// Builds the type under asyncio's.
 pub fn build(stock: Obj<'_>, keeps_writer: bool) -> R<Ref> {
     let replace = if keeps_writer {
-        onearg!(
-            c"_replace_writer",
+        python_method!(
+            "StreamReaderProtocol",
+            _replace_writer(writer),
             connection::replace_writer,
-            c"($self, writer)\nA writer has changed its transport."
+            "A writer has changed its transport."
         )
     } else {
-        onearg!(
-            c"_replace_transport",
+        python_method!(
+            "StreamReaderProtocol",
+            _replace_transport(transport),
             connection::replace_transport,
-            c"($self, transport)\nThe connection goes on over another transport."
+            "The connection goes on over another transport."
         )
     };
     let class = life::base_class::<Protocol>(c"aioxide._StreamReaderProtocol")

@@ -14,7 +14,7 @@ use super::about::is_intact;
 use super::life::{self, has_attributes, own};
 use super::parts::{create_future, loop_or_current, put, wake};
 use crate::event_loop;
-use crate::ffi::class::bind_tuple;
+use crate::ffi::class::bind_tuple_python;
 use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Obj, R, Raised, Ref, Signature, Slot, builtin, bytes, raising};
 use crate::state::state;
@@ -91,7 +91,7 @@ const INIT: Signature = Signature {
 /// `__init__(limit=65536, loop=None)`.
 pub fn init(reader: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
     let this: &Reader = own(reader);
-    let [limit, event_loop] = bind_tuple::<2>(args, kwargs, &INIT)?;
+    let [limit, event_loop] = bind_tuple_python::<2>(args, kwargs, &INIT)?;
     if let Some(limit) = &limit
         && limit.obj().is_at_most(crate::ffi::call::int(0)?.obj())?
     {

@@ -9,7 +9,8 @@ use super::parts::{flag_attribute, slot_attribute};
 use super::reader::{self, LIMIT_BYTES, Reader};
 use super::until;
 use crate::ffi::call::{int, string};
-use crate::ffi::class::{attribute, initializer, noargs, onearg, unary};
+use crate::ffi::class::{attribute, initializer, unary};
+use crate::ffi::python_method::python_method;
 use crate::ffi::{Obj, R, Raised, Ref, bytes};
 
 fn get_buffer(object: Obj<'_>) -> R<Ref> {
@@ -84,46 +85,59 @@ fn attributes() -> Vec<c::PyGetSetDef> {
 
 fn methods() -> Vec<c::PyMethodDef> {
     vec![
-        noargs!(
-            c"exception",
+        python_method!(
+            "StreamReader",
+            exception(),
             reader::exception,
-            c"The exception that was set, or None."
+            "The exception that was set, or None."
         ),
-        onearg!(
-            c"set_exception",
+        python_method!(
+            "StreamReader",
+            set_exception(exc),
             reader::set_exception,
-            c"($self, exc)\nMakes reads raise exc."
+            "Makes reads raise exc."
         ),
-        noargs!(
-            c"_wakeup_waiter",
+        python_method!(
+            "StreamReader",
+            _wakeup_waiter(),
             reader::wakeup_waiter,
-            c"Wakes who waits for data."
+            "Wakes who waits for data."
         ),
-        onearg!(
-            c"set_transport",
+        python_method!(
+            "StreamReader",
+            set_transport(transport),
             reader::set_transport,
-            c"($self, transport)\nSets the transport to pause and resume."
+            "Sets the transport to pause and resume."
         ),
-        onearg!(
-            c"_replace_transport",
+        python_method!(
+            "StreamReader",
+            _replace_transport(transport),
             reader::replace_transport,
-            c"($self, transport)\nThe connection goes on over another transport."
+            "The connection goes on over another transport."
         ),
-        noargs!(
-            c"_maybe_resume_transport",
+        python_method!(
+            "StreamReader",
+            _maybe_resume_transport(),
             reader::maybe_resume_transport,
-            c"Lets a paused transport read if enough was read."
+            "Lets a paused transport read if enough was read."
         ),
-        noargs!(c"feed_eof", reader::feed_eof, c"The end has come."),
-        noargs!(
-            c"at_eof",
+        python_method!(
+            "StreamReader",
+            feed_eof(),
+            reader::feed_eof,
+            "The end has come."
+        ),
+        python_method!(
+            "StreamReader",
+            at_eof(),
             reader::at_eof,
-            c"Return True if the buffer is empty and 'feed_eof' was called."
+            "Return True if the buffer is empty and 'feed_eof' was called."
         ),
-        onearg!(
-            c"feed_data",
+        python_method!(
+            "StreamReader",
+            feed_data(data),
             reader::feed_data,
-            c"($self, data)\nAdds what was received, and wakes who waits for it."
+            "Adds what was received, and wakes who waits for it."
         ),
     ]
 }

@@ -11,7 +11,7 @@ use super::protocol::{self, Protocol};
 use super::reader::{self, Reader};
 use crate::event_loop;
 use crate::ffi::call::text;
-use crate::ffi::class::bind_tuple;
+use crate::ffi::class::bind_tuple_python;
 use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Args, Obj, R, Ref, Signature, Slot, raising};
 use crate::state::state;
@@ -83,7 +83,7 @@ const INIT: Signature = Signature {
 
 /// `__init__(transport, protocol, reader, loop)`.
 pub fn init(writer: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
-    let bound = bind_tuple::<4>(args, kwargs, &INIT)?;
+    let bound = bind_tuple_python::<4>(args, kwargs, &INIT)?;
     let [transport, protocol, reader, event_loop] =
         bound.map(|value| value.unwrap_or_else(none_ref));
     let this: &Writer = own(writer);

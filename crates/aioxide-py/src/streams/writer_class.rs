@@ -10,8 +10,9 @@ use super::parts::slot_attribute;
 use super::start_tls;
 use super::writer::{self, Writer};
 use crate::ffi::call::string;
-use crate::ffi::class::{attribute, initializer, noargs, onearg, unary, varargs};
-use crate::ffi::{Obj, R, Raised, Ref, builtin};
+use crate::ffi::class::{attribute, initializer, unary, varargs};
+use crate::ffi::python_method::{property, python_method};
+use crate::ffi::{Obj, R, Ref};
 use crate::sync::function::Function;
 
 fn describe(object: Obj<'_>) -> R<Ref> {
@@ -20,13 +21,6 @@ fn describe(object: Obj<'_>) -> R<Ref> {
 
 fn get_transport(object: Obj<'_>) -> R<Ref> {
     Ok(life::own::<Writer>(object).transport.get_or_none())
-}
-
-fn set_transport(_object: Obj<'_>, _value: Option<Obj<'_>>) -> R<()> {
-    Err(Raised::new(
-        builtin::attribute_error(),
-        "property 'transport' of 'StreamWriter' object has no setter",
-    ))
 }
 
 fn set_complete(object: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
@@ -43,42 +37,47 @@ fn attributes() -> Vec<c::PyGetSetDef> {
         slot_attribute!(Writer, c"_reader", reader, c"The reader, or None."),
         slot_attribute!(Writer, c"_loop", event_loop, c"The loop."),
         attribute!(c"_complete_fut", writer::complete, set_complete, c"Done."),
-        attribute!(
-            c"transport",
-            get_transport,
-            set_transport,
-            c"The transport."
-        ),
+        property!(transport, get_transport, c"The transport."),
     ]
 }
 
 fn methods() -> Vec<c::PyMethodDef> {
     vec![
-        onearg!(
-            c"write",
+        python_method!(
+            "StreamWriter",
+            write(data),
             writer::write,
-            c"($self, data)\nWrites bytes; queues what does not leave at once."
+            "Writes bytes; queues what does not leave at once."
         ),
-        onearg!(
-            c"writelines",
+        python_method!(
+            "StreamWriter",
+            writelines(data),
             writer::writelines,
-            c"($self, data)\nWrites an iterable of bytes."
+            "Writes an iterable of bytes."
         ),
-        noargs!(
-            c"write_eof",
+        python_method!(
+            "StreamWriter",
+            write_eof(),
             writer::write_eof,
-            c"Closes the writing side once all is written."
+            "Closes the writing side once all is written."
         ),
-        noargs!(
-            c"can_write_eof",
+        python_method!(
+            "StreamWriter",
+            can_write_eof(),
             writer::can_write_eof,
-            c"Whether the writing side can be closed alone."
+            "Whether the writing side can be closed alone."
         ),
-        noargs!(c"close", writer::close, c"Closes the transport."),
-        noargs!(
-            c"is_closing",
+        python_method!(
+            "StreamWriter",
+            close(),
+            writer::close,
+            "Closes the transport."
+        ),
+        python_method!(
+            "StreamWriter",
+            is_closing(),
             writer::is_closing,
-            c"Whether the transport is closing or closed."
+            "Whether the transport is closing or closed."
         ),
         varargs!(
             c"get_extra_info",

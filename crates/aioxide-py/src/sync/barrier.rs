@@ -19,6 +19,7 @@ use crate::ffi::builtin::Comparison;
 use crate::ffi::call::{import, int};
 use crate::ffi::class::{Visitor, attribute, bind_tuple_python, initializer, noargs};
 use crate::ffi::object::{boolean, none_ref};
+use crate::ffi::python_method::{property, python_method};
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature, Slot};
 use crate::future::required;
 use crate::state::state;
@@ -406,13 +407,18 @@ pub fn build(maker: Obj<'_>) -> R<Family> {
         .slot(c::Py_tp_init, initializer!(init))
         .slot(c::Py_tp_repr, repr as *mut _)
         .methods([
-            noargs!(c"_exit", exit_private, c"What the last one out does."),
+            python_method!(
+                "Barrier",
+                _exit(),
+                exit_private,
+                "What the last one out does."
+            ),
             noargs!(c"__getstate__", get_instance_state, c"For copy and pickle."),
         ])
         .attributes([
-            attribute!(c"parties", get_parties, c"How many must come."),
-            attribute!(c"n_waiting", n_waiting, c"How many have come and wait."),
-            attribute!(c"broken", broken, c"Whether abort() was called."),
+            property!(parties, get_parties, c"How many must come."),
+            property!(n_waiting, n_waiting, c"How many have come and wait."),
+            property!(broken, broken, c"Whether abort() was called."),
             attribute!(
                 c"_parties",
                 get_parties,

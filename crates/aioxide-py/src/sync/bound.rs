@@ -356,7 +356,8 @@ unsafe fn free<F: Fields>(this: *mut PyObject) {
 
 /// A core type with fields `F`; what is its own is still to be added.
 pub fn core<F: Fields>(name: &'static CStr) -> Class {
-    use crate::ffi::class::{attribute, noargs, onearg};
+    use crate::ffi::class::{attribute, onearg};
+    use crate::ffi::python_method::python_method;
     Class::new(name, OFFSET + size_of::<F>())
         .flags(c::Py_TPFLAGS_BASETYPE)
         .slot(c::Py_tp_new, new::<F> as *mut _)
@@ -377,10 +378,11 @@ pub fn core<F: Fields>(name: &'static CStr) -> Class {
             crate::ffi::class::dict_attribute(),
         ])
         .methods([
-            noargs!(
-                c"_get_loop",
+            python_method!(
+                "_LoopBoundMixin",
+                _get_loop(),
                 get_loop_method,
-                c"The running loop; RuntimeError if it is not the one of the first wait."
+                "The running loop; RuntimeError if it is not the one of the first wait."
             ),
             onearg!(c"__setstate__", set_state, c"For copy and pickle."),
         ])

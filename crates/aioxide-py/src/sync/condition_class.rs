@@ -16,6 +16,7 @@ use super::function::{self, Function};
 use super::managed::{ENTER, check_none, coroutine_method, exit_method, no_arguments};
 use crate::ffi::class::{attribute, bind_tuple_python, initializer, noargs, varargs};
 use crate::ffi::object::none_ref;
+use crate::ffi::python_method::python_method;
 use crate::ffi::{Args, Obj, PyObject, R, Ref, Signature};
 use crate::future::required;
 use crate::state::state;
@@ -289,7 +290,7 @@ pub fn build(maker: Obj<'_>) -> R<Family> {
                 notify_private,
                 c"($self, n)\nWakes n of those who wait."
             ),
-            noargs!(c"notify_all", notify_all, c"Wakes all who wait."),
+            python_method!("Condition", notify_all(), notify_all, "Wakes all who wait."),
             noargs!(c"__getstate__", get_state, c"For copy and pickle."),
         ])
         .attributes([

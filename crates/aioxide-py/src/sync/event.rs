@@ -14,6 +14,7 @@ use super::line::{Line, is_done, resolve};
 use super::managed::{check_none, coroutine_method, no_arguments};
 use crate::ffi::class::{Visitor, attribute, bind_tuple_python, initializer, noargs};
 use crate::ffi::object::{boolean, none_ref};
+use crate::ffi::python_method::python_method;
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature};
 use crate::future::required;
 use crate::state::state;
@@ -198,9 +199,14 @@ pub fn build(maker: Obj<'_>) -> R<Family> {
         .slot(c::Py_tp_init, initializer!(init))
         .slot(c::Py_tp_repr, repr as *mut _)
         .methods([
-            noargs!(c"set", set, c"Wakes all who wait; nobody waits any more."),
-            noargs!(c"clear", clear, c"Lets wait() wait again."),
-            noargs!(c"is_set", is_set, c"Whether the event is set."),
+            python_method!(
+                "Event",
+                set(),
+                set,
+                "Wakes all who wait; nobody waits any more."
+            ),
+            python_method!("Event", clear(), clear, "Lets wait() wait again."),
+            python_method!("Event", is_set(), is_set, "Whether the event is set."),
             noargs!(c"__getstate__", get_state, c"For copy and pickle."),
         ])
         .attributes([

@@ -16,6 +16,7 @@ use super::line::{Line, is_done, resolve};
 use super::managed::{ENTER, check_none, coroutine_method, exit_method, no_arguments};
 use crate::ffi::class::{Visitor, attribute, bind_tuple_python, initializer, noargs};
 use crate::ffi::object::{boolean, none_ref};
+use crate::ffi::python_method::python_method;
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature, Slot};
 use crate::future::required;
 use crate::state::state;
@@ -279,12 +280,13 @@ pub fn build(maker: Obj<'_>) -> R<Family> {
         .slot(c::Py_tp_init, initializer!(init))
         .slot(c::Py_tp_repr, repr as *mut _)
         .methods([
-            noargs!(
-                c"release",
+            python_method!(
+                "Lock",
+                release(),
                 release_method,
-                c"Lets the next one take the lock."
+                "Lets the next one take the lock."
             ),
-            noargs!(c"locked", locked, c"Whether somebody has the lock."),
+            python_method!("Lock", locked(), locked, "Whether somebody has the lock."),
             noargs!(c"__getstate__", get_state, c"For copy and pickle."),
         ])
         .attributes([

@@ -18,9 +18,10 @@ use super::queue_items::Order;
 use crate::ffi::builtin::{Comparison, type_name};
 use crate::ffi::call::{int, string, uint};
 use crate::ffi::class::{
-    Class, Visitor, attribute, bind_tuple_python, initializer, noargs, onearg, varargs,
+    Class, Visitor, attribute, bind_tuple_python, initializer, noargs, varargs,
 };
 use crate::ffi::object::{boolean, none_ref};
+use crate::ffi::python_method::{property, python_method};
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature};
 use crate::future::required;
 use crate::state::state;
@@ -345,20 +346,22 @@ fn methods() -> Vec<c::PyMethodDef> {
             put_nowait_method,
             c"($self, item)\nPuts an item in; QueueFull if there is no room."
         ),
-        noargs!(
-            c"get_nowait",
+        python_method!(
+            "Queue",
+            get_nowait(),
             get_nowait_method,
-            c"Takes an item out; QueueEmpty if there is none."
+            "Takes an item out; QueueEmpty if there is none."
         ),
-        noargs!(c"qsize", qsize, c"How many items are in the queue."),
-        noargs!(c"empty", empty, c"Whether there are none."),
-        noargs!(c"full", full, c"Whether there is no room."),
-        noargs!(
-            c"task_done",
-            task_done,
-            c"One item that was taken out is done."
+        python_method!("Queue", qsize(), qsize, "How many items are in the queue."),
+        python_method!("Queue", empty(), empty, "Whether there are none."),
+        python_method!("Queue", full(), full, "Whether there is no room."),
+        python_method!("Queue", task_done(), task_done, "An item is done."),
+        python_method!(
+            "Queue",
+            _format(),
+            format_private,
+            "The state, for the repr."
         ),
-        noargs!(c"_format", format_private, c"The state, for the repr."),
         noargs!(c"__getstate__", get_state, c"For copy and pickle."),
     ];
     if cfg!(Py_3_13) {
@@ -372,17 +375,24 @@ fn methods() -> Vec<c::PyMethodDef> {
 }
 
 /// What decides about the order; every kind of queue has them, so that each has its own.
-fn ordering() -> [c::PyMethodDef; 3] {
-    [
-        onearg!(c"_init", init_private, c"Makes the queue empty."),
-        onearg!(c"_put", put_private, c"Puts an item in."),
-        noargs!(c"_get", get_private, c"Takes an item out."),
-    ]
+macro_rules! ordering {
+    ($class:literal) => {
+        [
+            python_method!(
+                $class,
+                _init(maxsize),
+                init_private,
+                "Makes the queue empty."
+            ),
+            python_method!($class, _put(item), put_private, "Puts an item in."),
+            python_method!($class, _get(), get_private, "Takes an item out."),
+        ]
+    };
 }
 
 fn attributes() -> Vec<c::PyGetSetDef> {
     let mut attributes = vec![
-        attribute!(c"maxsize", get_maxsize, c"How many items have room."),
+        property!(maxsize, get_maxsize, c"How many items have room."),
         attribute!(c"_maxsize", get_maxsize, set_maxsize, c"As maxsize."),
         attribute!(c"_queue", get_items, set_items, c"The items."),
         attribute!(
@@ -428,7 +438,7 @@ pub fn build(maker: Obj<'_>) -> R<Family> {
         .slot(c::Py_tp_init, initializer!(init))
         .slot(c::Py_tp_repr, repr as *mut _)
         .methods(methods())
-        .methods(ordering())
+        .methods(ordering!("Queue"))
         .attributes(attributes())
         .build(None)?;
     function::add_methods(core.obj(), maker, &FUNCTIONS)?;
@@ -468,20 +478,22 @@ impl Fields for Priority {
 }
 
 fn under(queue: &Family, core: Class, name: &std::ffi::CStr) -> R<Family> {
-    let core = core.methods(ordering()).build(Some(queue.core.obj()))?;
+    let core = core.build(Some(queue.core.obj()))?;
     Family::new(name, &[core.obj(), queue.leaf.obj()], &METHODS)
 }
 
 /// Creates `LifoQueue` under `Queue`.
 pub fn build_lifo(queue: &Family) -> R<Family> {
     let core = bound::core::<Lifo>(c"aioxide._LifoQueue")
-        .doc(c"_LifoQueue(maxsize=0)\n--\n\nThe native part of LifoQueue.");
+        .doc(c"_LifoQueue(maxsize=0)\n--\n\nThe native part of LifoQueue.")
+        .methods(ordering!("LifoQueue"));
     under(queue, core, c"LifoQueue")
 }
 
 /// Creates `PriorityQueue` under `Queue`.
 pub fn build_priority(queue: &Family) -> R<Family> {
     let core = bound::core::<Priority>(c"aioxide._PriorityQueue")
-        .doc(c"_PriorityQueue(maxsize=0)\n--\n\nThe native part of PriorityQueue.");
+        .doc(c"_PriorityQueue(maxsize=0)\n--\n\nThe native part of PriorityQueue.")
+        .methods(ordering!("PriorityQueue"));
     under(queue, core, c"PriorityQueue")
 }

@@ -17,6 +17,7 @@ use super::managed::{ENTER, check_none, coroutine_method, exit_method, no_argume
 use crate::ffi::builtin::Comparison;
 use crate::ffi::class::{Visitor, attribute, bind_tuple_python, initializer, noargs};
 use crate::ffi::object::{boolean, none_ref};
+use crate::ffi::python_method::python_method;
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature};
 use crate::future::required;
 use crate::state::state;
@@ -380,12 +381,23 @@ pub fn build(maker: Obj<'_>) -> R<Family> {
         .slot(c::Py_tp_init, initializer!(init))
         .slot(c::Py_tp_repr, repr as *mut _)
         .methods([
-            noargs!(c"release", release_method, c"Adds one to the counter."),
-            noargs!(c"locked", locked, c"Whether acquire() would have to wait."),
-            noargs!(
-                c"_wake_up_next",
+            python_method!(
+                "Semaphore",
+                release(),
+                release_method,
+                "Adds one to the counter."
+            ),
+            python_method!(
+                "Semaphore",
+                locked(),
+                locked,
+                "Whether acquire() would have to wait."
+            ),
+            python_method!(
+                "Semaphore",
+                _wake_up_next(),
                 wake_up_next,
-                c"Gives one to the first in line."
+                "Gives one to the first in line."
             ),
             noargs!(c"__getstate__", get_state, c"For copy and pickle."),
         ])
@@ -409,10 +421,11 @@ pub fn build_bounded(semaphore: &Family) -> R<Family> {
         .doc(c"_BoundedSemaphore(value=1)\n--\n\nThe native part of BoundedSemaphore.")
         .slot(c::Py_tp_init, initializer!(init_bounded))
         .methods([
-            noargs!(
-                c"release",
+            python_method!(
+                "BoundedSemaphore",
+                release(),
                 release_bounded_method,
-                c"Adds one to the counter; ValueError above the first value."
+                "Adds one to the counter; ValueError above the first value."
             ),
             noargs!(c"__getstate__", get_bounded_state, c"For copy and pickle."),
         ])

@@ -15,8 +15,9 @@ use super::task_group::{
 };
 use crate::ffi::builtin::{is_exit, is_list};
 use crate::ffi::call::{dict, dict_set, import, list_of, tuple};
-use crate::ffi::class::{attribute, bind_tuple_python, initializer, noargs, onearg, varargs};
+use crate::ffi::class::{attribute, bind_tuple_python, initializer, varargs};
 use crate::ffi::object::{boolean, none};
+use crate::ffi::python_method::python_method;
 use crate::ffi::set::{self, is_set};
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature};
 use crate::future::required;
@@ -268,25 +269,28 @@ pub fn build(maker: Obj<'_>, rules: &Rules) -> R<Family> {
         .slot(c::Py_tp_repr, repr_slot as *mut _)
         .methods([
             create_task_definition(rules),
-            noargs!(c"_abort", abort_method, c"Cancels every task."),
-            onearg!(
-                c"_on_task_done",
+            python_method!("TaskGroup", _abort(), abort_method, "Cancels every task."),
+            python_method!(
+                "TaskGroup",
+                _on_task_done(task),
                 task_done_method,
-                c"($self, task, /)\nNotes the end of a task."
+                "Notes the end of a task."
             ),
-            onearg!(
-                c"_is_base_error",
+            python_method!(
+                "TaskGroup",
+                _is_base_error(exc),
                 is_base_error_method,
-                c"($self, exc, /)\nWhether the exception wins over all others."
+                "Whether the exception wins over all others."
             ),
         ])
         .attributes(attributes());
     if rules.can_be_cancelled {
         core = core
-            .methods([noargs!(
-                c"cancel",
+            .methods([python_method!(
+                "TaskGroup",
+                cancel(),
                 cancel_method,
-                c"Cancels every task and the body; leaving raises nothing for it."
+                "Cancels every task and the body; leaving raises nothing for it."
             )])
             .attributes([flag_attribute!(
                 c"_cancel_on_enter",

@@ -13,9 +13,10 @@ use super::function::{self, Call, Function};
 use super::timeout::{self, State, Timeouts};
 use crate::ffi::call::{import, int, interned};
 use crate::ffi::class::{
-    Class, Visitor, attribute, bind_tuple, dict_attribute, initializer, noargs, onearg, varargs,
+    Class, Visitor, attribute, bind_tuple_python, dict_attribute, initializer, onearg, varargs,
 };
 use crate::ffi::object::{boolean, none_ref};
+use crate::ffi::python_method::python_method;
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature, Slot, layout, trash};
 use crate::future::free_instance;
 use crate::state::state;
@@ -87,7 +88,7 @@ const INIT: Signature = Signature {
 };
 
 fn init(this: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
-    let [when] = bind_tuple::<1>(args, kwargs, &INIT)?;
+    let [when] = bind_tuple_python::<1>(args, kwargs, &INIT)?;
     let fields = fields(this);
     fields.set_state(State::Created);
     fields.handler.clear();
@@ -335,14 +336,24 @@ fn core() -> Class {
             OFFSET + std::mem::offset_of!(Fields, weakrefs),
         )
         .methods([
-            noargs!(c"when", when, c"Return the current deadline."),
-            noargs!(c"expired", expired, c"Is timeout expired during execution?"),
+            python_method!("Timeout", when(), when, "Return the current deadline."),
+            python_method!(
+                "Timeout",
+                expired(),
+                expired,
+                "Is timeout expired during execution?"
+            ),
             varargs!(
                 c"reschedule",
                 reschedule,
-                c"($self, /, when)\nReschedule the timeout."
+                c"($self, when)\nReschedule the timeout."
             ),
-            noargs!(c"_on_timeout", on_timeout, c"Cancels the task: it is time."),
+            python_method!(
+                "Timeout",
+                _on_timeout(),
+                on_timeout,
+                "Cancels the task: it is time."
+            ),
             onearg!(
                 c"_insert_timeout_error",
                 insert_timeout_error,
