@@ -12,8 +12,10 @@ use pyo3_ffi as c;
 use crate::event_loop;
 use crate::ffi::call::{dict, dict_set, string, text, tuple, tuple_item, tuple_len};
 use crate::ffi::class::Visitor;
-use crate::ffi::object::{boolean, none, none_ref};
-use crate::ffi::{Obj, R, Ref, Slot, context, layout};
+use crate::ffi::context::ContextSlot;
+use crate::ffi::layout::HEAD_BYTES;
+use crate::ffi::object::{boolean, none_ref};
+use crate::ffi::{Obj, PyObject, R, Ref, Slot, layout};
 use crate::state::state;
 
 mod class;
@@ -25,30 +27,51 @@ use guard::Guard;
 /// How many arguments a handle holds without a tuple: measured, almost no callback has more.
 const INLINE_ARGS: usize = 3;
 
-/// The fields of both handle types; a plain handle leaves `when` unused.
+/// `nargs` of a handle whose first argument is a tuple of all.
+const IN_TUPLE: u8 = u8::MAX;
+
+/// The fields of all handle types; a plain handle leaves `when` unused.
+///
+/// asyncio's classes, which ours derive from, have nine words of `__slots__` that our attributes
+/// hide. These fields lie over them, so that a handle is not longer than it has to be: up to
+/// `when_given` each word is a reference or null, as the slots' own descriptors expect it,
+/// whichever slot it is.
+#[derive(Default)]
 #[repr(C)]
 pub struct HandleFields {
-    event_loop: Slot,
     callback: Slot,
-    context: Slot,
-    args: [Slot; INLINE_ARGS],
-    /// All arguments, where there are more than fit inline.
-    args_tuple: Slot,
+    context: ContextSlot,
+    event_loop: Slot,
+    first_arg: Slot,
+    second_arg: Slot,
+    third_arg: Slot,
     source_traceback: Slot,
+    /// The interpreter's list of weak references; later versions have it before the object.
+    #[cfg(not(Py_3_12))]
+    weak_references: Cell<usize>,
     repr: Slot,
-    nargs: Cell<u32>,
+    /// What `call_at` was given, where that was not a float: `when()` returns it.
+    when_given: Slot,
+    /// Loop time in seconds.
+    when: Cell<f64>,
+    /// How many arguments there are, or `IN_TUPLE`.
+    nargs: Cell<u8>,
     cancelled: Cell<bool>,
     /// A timer handle that sits in the loop's heap.
     scheduled: Cell<bool>,
-    /// Loop time in seconds.
-    when: Cell<f64>,
-    /// What `call_at` was given, where that was not a float: `when()` returns it.
-    when_given: Slot,
-    /// Of handles that other threads may cancel.
+    /// A handle that other threads may cancel: it has a guard behind these fields.
+    guarded: Cell<bool>,
+}
+
+/// The fields of a handle that other threads may cancel.
+#[repr(C)]
+struct GuardedFields {
+    handle: HandleFields,
     guard: Guard,
 }
 
-/// Both native types keep their fields at the same place: behind the larger base.
+/// All native types keep their fields at the same place: over the slots of asyncio's classes or, if
+/// those are not as expected, behind them.
 static FIELDS_OFFSET: AtomicUsize = AtomicUsize::new(0);
 
 /// The fields of a handle.
@@ -56,9 +79,29 @@ static FIELDS_OFFSET: AtomicUsize = AtomicUsize::new(0);
 pub fn fields(handle: Obj<'_>) -> &HandleFields {
     debug_assert!(is_native(handle));
     let offset = FIELDS_OFFSET.load(Ordering::Relaxed);
-    // SAFETY: only instances of the two native types come here: methods get them from their own
+    // SAFETY: only instances of the native types come here: methods get them from their own
     // descriptors, the loop from `new`. The offset is theirs.
     unsafe { layout::fields(handle.ptr(), offset) }
+}
+
+/// The guard of a handle that has one.
+#[inline]
+fn guard(handle: Obj<'_>) -> Option<&Guard> {
+    if !fields(handle).guarded.get() {
+        return None;
+    }
+    let offset = FIELDS_OFFSET.load(Ordering::Relaxed);
+    // SAFETY: only instances of the one type that has a guard are marked.
+    Some(unsafe { &layout::fields::<GuardedFields>(handle.ptr(), offset).guard })
+}
+
+/// Runs `body` inside the handle's guard, if it has one.
+#[inline]
+fn guarded<T>(handle: Obj<'_>, body: impl FnOnce() -> R<T>) -> R<T> {
+    match guard(handle) {
+        None => body(),
+        Some(guard) => guard.within(body),
+    }
 }
 
 fn is_native(handle: Obj<'_>) -> bool {
@@ -89,9 +132,10 @@ pub fn new(event_loop: Obj<'_>, callback: &Callback<'_>, when: Option<f64>) -> R
     } else {
         &types.handle
     };
-    let handle = allocate(class, event_loop, callback)?;
-    fields(handle.obj()).when.set(when.unwrap_or(0.0));
-    Ok(handle)
+    let fields = HandleFields::new(event_loop, callback)?;
+    fields.when.set(when.unwrap_or(0.0));
+    // SAFETY: one of our types, of the size that its fields need.
+    unsafe { allocate(class, fields) }
 }
 
 /// Creates a handle that other threads may cancel: from 3.14 on it is guarded.
@@ -99,38 +143,67 @@ pub fn new_thread_safe(event_loop: Obj<'_>, callback: &Callback<'_>) -> R<Ref> {
     let Some(class) = &state().types.thread_safe_handle else {
         return new(event_loop, callback, None);
     };
-    let handle = allocate(class, event_loop, callback)?;
-    fields(handle.obj()).guard.put_up();
-    Ok(handle)
+    let handle = HandleFields::new(event_loop, callback)?;
+    handle.guarded.set(true);
+    let guard = Guard::default();
+    guard.put_up();
+    // SAFETY: our type, of the size that its fields need.
+    unsafe { allocate(class, GuardedFields { handle, guard }) }
 }
 
-fn allocate(class: &Ref, event_loop: Obj<'_>, callback: &Callback<'_>) -> R<Ref> {
-    let class = class.ptr().cast::<c::PyTypeObject>();
-    let run_context = match callback.context {
-        Some(context) if !context.is_none() => context.to_ref(),
-        _ => context::copy_current()?,
-    };
-    // SAFETY: a ready type of ours; its memory comes zeroed, which is a valid empty handle.
-    let handle = unsafe { Ref::steal(c::PyType_GenericAlloc(class, 0)) }?;
-    let this = fields(handle.obj());
-    this.event_loop.set(Some(event_loop.to_ref()));
-    this.callback.set(Some(callback.function.to_ref()));
-    this.context.set(Some(run_context));
-    this.set_args(callback.args)?;
-    Ok(handle)
+/// Makes an instance of one of the handle types.
+///
+/// # Safety
+/// `class` is that type, ready, and `T` its fields.
+#[inline]
+unsafe fn allocate<T>(class: &Ref, fields: T) -> R<Ref> {
+    let offset = FIELDS_OFFSET.load(Ordering::Relaxed);
+    // SAFETY: the new instance has uninitialised memory from its head on to the end of its fields.
+    // It is tracked when all of it is valid.
+    unsafe {
+        let new = c::PyObject_GC_New::<PyObject>(class.ptr().cast());
+        let handle = Ref::steal(new)?;
+        if offset != HEAD_BYTES {
+            let between = offset - HEAD_BYTES;
+            new.cast::<u8>().add(HEAD_BYTES).write_bytes(0, between);
+        }
+        new.cast::<u8>().add(offset).cast::<T>().write(fields);
+        c::PyObject_GC_Track(new.cast());
+        Ok(handle)
+    }
 }
 
 impl HandleFields {
-    fn set_args(&self, args: &[Obj<'_>]) -> R<()> {
-        if args.len() <= INLINE_ARGS {
-            for (slot, arg) in self.args.iter().zip(args) {
-                slot.set(Some(arg.to_ref()));
-            }
-        } else {
-            self.args_tuple.set(Some(tuple(args)?));
+    #[inline]
+    fn new(event_loop: Obj<'_>, callback: &Callback<'_>) -> R<HandleFields> {
+        let fields = HandleFields::default();
+        match callback.context {
+            Some(context) if !context.is_none() => fields.context.set(context.to_ref()),
+            _ => fields.context.set_copy()?,
         }
-        self.nargs.set(args.len() as u32);
+        fields.event_loop.set(Some(event_loop.to_ref()));
+        fields.callback.set(Some(callback.function.to_ref()));
+        fields.set_args(callback.args)?;
+        Ok(fields)
+    }
+
+    #[inline]
+    fn set_args(&self, args: &[Obj<'_>]) -> R<()> {
+        if args.len() > INLINE_ARGS {
+            self.first_arg.set(Some(tuple(args)?));
+            self.nargs.set(IN_TUPLE);
+            return Ok(());
+        }
+        for (slot, arg) in self.arg_slots().into_iter().zip(args) {
+            slot.set(Some(arg.to_ref()));
+        }
+        self.nargs.set(args.len() as u8);
         Ok(())
+    }
+
+    #[inline]
+    fn arg_slots(&self) -> [&Slot; INLINE_ARGS] {
+        [&self.first_arg, &self.second_arg, &self.third_arg]
     }
 
     /// Whether `cancel()` was called.
@@ -156,72 +229,65 @@ impl HandleFields {
         self.source_traceback.set(Some(traceback));
     }
 
+    #[inline]
     fn drop_target(&self) {
         self.callback.clear();
-        for slot in &self.args {
+        for slot in self.arg_slots() {
             slot.clear();
         }
-        self.args_tuple.clear();
     }
 
     fn args(&self) -> R<Ref> {
-        if let Some(tuple) = self.args_tuple.get() {
-            return Ok(tuple);
+        if self.nargs.get() == IN_TUPLE {
+            return Ok(self.first_arg.get_or_none());
         }
-        let args: Vec<Ref> = self.args.iter().filter_map(Slot::get).collect();
+        let args: Vec<Ref> = self.arg_slots().into_iter().filter_map(Slot::get).collect();
         tuple(&args.iter().map(Ref::obj).collect::<Vec<_>>())
     }
 
-    fn visit(&self, visitor: &mut Visitor) {
-        for slot in [
-            &self.event_loop,
+    fn slots(&self) -> [&Slot; 8] {
+        [
             &self.callback,
-            &self.context,
-            &self.args_tuple,
-        ] {
-            visitor.slot(slot);
-        }
-        for slot in &self.args {
-            visitor.slot(slot);
-        }
-        visitor.slot(&self.source_traceback);
-        visitor.slot(&self.repr);
-        visitor.slot(&self.when_given);
-        self.guard.visit(visitor);
-    }
-
-    fn clear(&self) {
-        self.drop_target();
-        for slot in [
             &self.event_loop,
-            &self.context,
+            &self.first_arg,
+            &self.second_arg,
+            &self.third_arg,
             &self.source_traceback,
             &self.repr,
-        ] {
+            &self.when_given,
+        ]
+    }
+
+    fn visit(&self, visitor: &mut Visitor) {
+        self.context.visit(visitor);
+        for slot in self.slots() {
+            visitor.slot(slot);
+        }
+    }
+
+    #[inline]
+    fn clear(&self) {
+        self.context.clear();
+        for slot in self.slots() {
             slot.clear();
         }
-        self.when_given.clear();
     }
 }
 
 /// Runs the callback in its context. An exception goes to the loop's exception handler, except
 /// `SystemExit` and `KeyboardInterrupt`, which come back. *Source*: `asyncio.Handle._run`.
 pub fn run(handle: Obj<'_>) -> R<()> {
-    let this = fields(handle);
-    this.guard.within(|| run_now(handle, this))
+    guarded(handle, || run_now(handle, fields(handle)))
 }
 
+#[inline]
 fn run_now(handle: Obj<'_>, this: &HandleFields) -> R<()> {
-    let (Some(callback), Some(run_context)) = (this.callback.get(), this.context.get()) else {
+    let Some(callback) = this.callback.get() else {
         return Ok(());
     };
-    let result = if context::is_native(run_context.obj()) {
-        context::enter(run_context.obj()).and_then(|()| {
-            let result = call(this, callback.obj());
-            context::leave(run_context.obj()).and(result)
-        })
-    } else {
-        call_in(this, callback.obj(), run_context.obj())
+    let result = match this.context.run(|| call(this, callback.obj())) {
+        Some(result) => result,
+        None => call_in(this, callback.obj()),
     };
     match result {
         Ok(()) => Ok(()),
@@ -233,19 +299,25 @@ fn run_now(handle: Obj<'_>, this: &HandleFields) -> R<()> {
 /// Calls with references of its own: the callback may cancel this very handle.
 #[inline]
 fn call(this: &HandleFields, callback: Obj<'_>) -> R<()> {
-    if let Some(args) = this.args_tuple.get() {
-        return callback.call_dict(args.obj(), None).map(drop);
+    match this.nargs.get() {
+        0 => callback.call0().map(drop),
+        IN_TUPLE => {
+            let args = this.first_arg.get_or_none();
+            callback.call_dict(args.obj(), None).map(drop)
+        }
+        nargs => {
+            let held = this.arg_slots().map(Slot::get_or_none);
+            let args: [Obj<'_>; INLINE_ARGS] = std::array::from_fn(|index| held[index].obj());
+            callback.call(&args[..nargs.into()]).map(drop)
+        }
     }
-    let held = [this.args[0].get(), this.args[1].get(), this.args[2].get()];
-    let args: [Obj<'_>; INLINE_ARGS] =
-        std::array::from_fn(|index| held[index].as_ref().map_or(none(), Ref::obj));
-    callback.call(&args[..this.nargs.get() as usize]).map(drop)
 }
 
 /// `context.run(callback, *args)` of something that only acts like a context.
 #[cold]
-fn call_in(this: &HandleFields, callback: Obj<'_>, run_context: Obj<'_>) -> R<()> {
-    let run = run_context.getattr(state().names.run.obj())?;
+fn call_in(this: &HandleFields, callback: Obj<'_>) -> R<()> {
+    let run_context = this.context.context()?;
+    let run = run_context.obj().getattr(state().names.run.obj())?;
     let args = this.args()?;
     let items: Vec<Obj<'_>> = std::iter::once(callback)
         .chain((0..tuple_len(args.obj())).map(|index| tuple_item(args.obj(), index)))
@@ -296,14 +368,12 @@ fn describe(this: &HandleFields) -> R<String> {
 
 /// `handle.cancel()`.
 pub fn cancel(handle: Obj<'_>) -> R<Ref> {
-    let this = fields(handle);
-    this.guard.within(|| cancel_now(handle, this))
+    guarded(handle, || cancel_now(handle, fields(handle)))
 }
 
 /// `handle.cancelled()`.
 pub fn cancelled(handle: Obj<'_>) -> R<Ref> {
-    let this = fields(handle);
-    this.guard.within(|| Ok(boolean(this.is_cancelled())))
+    guarded(handle, || Ok(boolean(fields(handle).is_cancelled())))
 }
 
 fn cancel_now(handle: Obj<'_>, this: &HandleFields) -> R<Ref> {

@@ -173,6 +173,8 @@ pub struct State {
     pub ssl: Option<Ssl>,
     pub quirks: Quirks,
     pub layout: Layout,
+    /// Absent where contexts are not laid out as expected.
+    pub light_context: Option<crate::ffi::light_context::Light>,
     /// `("context",)`: the keyword names of a `call_soon(..., context=ctx)`.
     pub kw_context: Ref,
     /// The keyword names of a `_ensure_resolved(..., family=, type=, proto=, loop=)`.
@@ -239,6 +241,7 @@ pub fn init() -> R<()> {
         ssl: Ssl::find()?,
         quirks,
         layout,
+        light_context: crate::ffi::light_context::Light::probe()?,
         kw_context: crate::ffi::call::tuple(&[context.obj()])?,
         kw_resolve: crate::ffi::call::tuple(&[
             interned(c"family")?.obj(),

@@ -20,6 +20,7 @@ use pyo3_ffi as c;
 use crate::event_loop::{self, LoopFields};
 use crate::ffi::call::{string, uint};
 use crate::ffi::class::bind_tuple;
+use crate::ffi::context::ContextSlot;
 use crate::ffi::error::given_matches;
 use crate::ffi::park::{calling, unwinding};
 #[cfg(not(Py_3_14))]
@@ -134,14 +135,13 @@ fn start(task: Obj<'_>, this: &TaskFields, options: &Options<'_>) -> R<()> {
             "a coroutine was expected, got {got}"
         )));
     }
-    let run_context = match options.context {
+    match options.context {
         Some(given) if !given.is_none() => {
             check_context(given)?;
-            given.to_ref()
+            this.context().set(given.to_ref());
         }
-        _ => context::copy_current()?,
-    };
-    this.context().set(Some(run_context));
+        _ => this.context().set_copy()?,
+    }
     this.waits_for.clear();
     this.future.exception().clear();
     this.future.must_cancel.set(false);
@@ -252,12 +252,12 @@ impl TaskFields {
         unsafe { layout.slot_before(self, layout.places.coro) }
     }
 
-    /// The context that it runs in.
+    /// What it runs in: a context, or its variables.
     #[inline]
-    pub fn context(&self) -> &Slot {
+    fn context(&self) -> &ContextSlot {
         let layout = &state().layout;
         // SAFETY: as above.
-        unsafe { layout.slot_before(self, layout.places.context) }
+        ContextSlot::over(unsafe { layout.slot_before(self, layout.places.context) })
     }
 
     /// The name, or the number in `Task-N` while nobody has asked for it. Tools read it, too.
@@ -310,7 +310,7 @@ fn schedule_step(task: Obj<'_>, this: &TaskFields) -> R<()> {
     }
     let event_loop = future::loop_of(task)?;
     let callback = class::step_callback(task)?;
-    let run_context = this.context().get_or_none();
+    let run_context = this.context().context()?;
     event_loop::foreign_call_soon(event_loop.obj(), callback.obj(), None, run_context.obj())
 }
 
@@ -324,15 +324,18 @@ fn schedule_error(task: Obj<'_>, this: &TaskFields, message: &str) -> R<()> {
 /// Runs the step of a `Step` entry in the task's context.
 pub fn run_step(task: Obj<'_>) -> R<()> {
     let this = fields(task);
-    let run_context = this.context().get_or_none();
-    if !context::is_native(run_context.obj()) {
-        let callback = class::step_callback(task)?;
-        let run = run_context.obj().getattr(state().names.run.obj())?;
-        return run.obj().call1(callback.obj()).map(drop);
+    if let Some(result) = this.context().run(|| step(task)) {
+        return result;
     }
-    context::enter(run_context.obj())?;
-    let result = step(task);
-    context::leave(run_context.obj()).and(result)
+    let callback = class::step_callback(task)?;
+    let run_context = this.context().context()?;
+    let run = run_context.obj().getattr(state().names.run.obj())?;
+    run.obj().call1(callback.obj()).map(drop)
+}
+
+/// The context that a task runs in.
+pub fn context_of(task: Obj<'_>) -> R<Ref> {
+    fields(task).context().context()
 }
 
 /// One step, as the current task of its loop: continues with the outcome of what it waited for.
@@ -474,10 +477,11 @@ fn eager_start(task: Obj<'_>, this: &TaskFields) -> R<()> {
     let event_loop = future::loop_of(task)?;
     let previous = current::swap(event_loop.obj(), task)?;
     let result = this.register(task).and_then(|()| {
-        let run_context = this.context().get_or_none();
-        context::enter(run_context.obj())?;
-        let stepped = advance(task, this, None);
-        context::leave(run_context.obj()).and(stepped)
+        match this.context().run(|| advance(task, this, None)) {
+            Some(stepped) => stepped,
+            // No context: TypeError.
+            None => context::enter(this.context().context()?.obj()),
+        }
     });
     let result = match result {
         Ok(()) => current::swap(event_loop.obj(), previous.obj()).map(drop),

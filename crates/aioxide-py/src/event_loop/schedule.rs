@@ -96,7 +96,7 @@ impl LoopFields {
             Entry::Io(..) | Entry::Attempt(_) | Entry::Finished(_) => return Ok(None),
             Entry::Step(task) => {
                 let callback = task::step_callback(task.obj())?;
-                (callback, None, task::fields(task.obj()).context().get())
+                (callback, None, Some(task::context_of(task.obj())?))
             }
             Entry::Done(target, future, listener) => {
                 (listener.callback(target.obj())?, Some(future.obj()), None)

@@ -68,13 +68,22 @@ pub struct Places {
 
 const WORD: usize = std::mem::size_of::<usize>();
 
+/// The size of what every object begins with.
+pub const HEAD_BYTES: usize = std::mem::size_of::<PyObject>();
+
+/// Where instances of `class` have their weak references; negative: before the object.
+pub fn weak_at(class: Obj<'_>) -> isize {
+    // SAFETY: a type object.
+    unsafe { (*class.ptr().cast::<c::PyTypeObject>()).tp_weaklistoffset }
+}
+
 /// The size of an instance of `class`, in bytes.
 pub fn basic_size(class: Obj<'_>) -> usize {
     // SAFETY: a type object.
     unsafe { (*class.ptr().cast::<c::PyTypeObject>()).tp_basicsize as usize }
 }
 
-fn word_at(object: Obj<'_>, offset: usize) -> usize {
+pub(super) fn word_at(object: Obj<'_>, offset: usize) -> usize {
     // SAFETY: the caller stays within the object's basic size.
     unsafe { object.ptr().cast::<u8>().add(offset).cast::<usize>().read() }
 }
@@ -85,7 +94,7 @@ fn byte_at(object: Obj<'_>, offset: usize) -> u8 {
 }
 
 /// The only word of an instance with this content.
-fn find_word(object: Obj<'_>, size: usize, wanted: Obj<'_>) -> Option<usize> {
+pub(super) fn find_word(object: Obj<'_>, size: usize, wanted: Obj<'_>) -> Option<usize> {
     let wanted = wanted.ptr() as usize;
     let mut found = (2 * WORD..size)
         .step_by(WORD)

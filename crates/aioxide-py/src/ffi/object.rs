@@ -220,6 +220,12 @@ impl Slot {
         drop(self.0.replace(value));
     }
 
+    /// Stores `value` and hands the old content over.
+    #[inline]
+    pub fn replace(&self, value: Option<Ref>) -> Option<Ref> {
+        self.0.replace(value)
+    }
+
     /// Empties the field.
     #[inline]
     pub fn clear(&self) {

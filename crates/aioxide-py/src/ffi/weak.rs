@@ -5,7 +5,7 @@
 use pyo3_ffi as c;
 
 use super::error::R;
-use super::object::{Obj, Ref};
+use super::object::{Obj, PyObject, Ref};
 
 /// `weakref.ref(object)`.
 pub fn weak_reference(object: Obj<'_>) -> R<Ref> {
@@ -34,4 +34,20 @@ pub fn dereference(reference: Obj<'_>) -> Option<Ref> {
         .filter(|found| !found.is_none())
         .map(Obj::to_ref);
     found
+}
+
+/// Tells the weak references of a dying object that it dies; quick where it has none.
+///
+/// # Safety
+/// `object` has no references left, and its type has room for weak references.
+#[inline]
+pub unsafe fn clear_weak_references(object: *mut PyObject) {
+    // SAFETY: by the contract: where the type says, before or within the object, is their list.
+    unsafe {
+        let list_at = (*c::Py_TYPE(object)).tp_weaklistoffset;
+        let list = object.cast::<u8>().offset(list_at).cast::<*mut PyObject>();
+        if !(*list).is_null() {
+            c::PyObject_ClearWeakRefs(object);
+        }
+    }
 }

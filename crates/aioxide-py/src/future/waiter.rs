@@ -41,7 +41,7 @@ impl Waiter {
             How::Call(run_context) => (self.target.clone(), run_context.clone()),
             How::Step => {
                 let task = self.target.obj();
-                let run_context = task::fields(task).context().get_or_none();
+                let run_context = task::context_of(task)?;
                 (task::wakeup_callback(task)?, run_context)
             }
             How::Tell(listener) => (

@@ -1,19 +1,21 @@
 //! The Python face of `Handle` and `TimerHandle`.
 //!
-//! May touch: one handle's fields and memory. Invariant: both types keep their fields at one
-//! offset, behind the larger base.
+//! May touch: one handle's fields and memory. Invariant: all types keep their fields at one offset.
 
 use std::ffi::c_int;
+use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
 use pyo3_ffi as c;
 
-use super::{FIELDS_OFFSET, HandleFields, cancel, cancelled, fields, run};
+use super::{FIELDS_OFFSET, GuardedFields, HandleFields, cancel, cancelled, fields, guard, run};
 use crate::event_loop;
 use crate::ffi::call::{float, tuple_item, tuple_len};
 use crate::ffi::class::{Class, Visitor, attribute, bind_tuple, initializer, noargs};
+use crate::ffi::layout::HEAD_BYTES;
 use crate::ffi::object::{boolean, none_ref};
-use crate::ffi::{Obj, PyObject, R, Raised, Ref, Signature, context, layout, trash};
+use crate::ffi::weak::clear_weak_references;
+use crate::ffi::{Obj, PyObject, R, Raised, Ref, Signature, layout, trash};
 use crate::future::free_instance;
 use crate::state::{Asyncio, state};
 
@@ -22,7 +24,7 @@ fn run_method(handle: Obj<'_>) -> R<Ref> {
 }
 
 fn get_context(handle: Obj<'_>) -> R<Ref> {
-    Ok(fields(handle).context.get_or_none())
+    fields(handle).context.context()
 }
 
 fn get_callback(handle: Obj<'_>) -> R<Ref> {
@@ -99,16 +101,15 @@ fn init_from(handle: Obj<'_>, bound: &[Option<Ref>]) -> R<()> {
     };
     // SAFETY: alive; a new tuple or an error.
     let args = unsafe { Ref::steal(c::PySequence_Tuple(args.ptr())) }?;
-    let run_context = match run_context {
-        Some(context) if !context.obj().is_none() => context.clone(),
-        _ => context::copy_current()?,
-    };
     let this = fields(handle);
     this.clear();
+    match run_context {
+        Some(context) if !context.obj().is_none() => this.context.set(context.clone()),
+        _ => this.context.set_copy()?,
+    }
     this.cancelled.set(false);
     this.event_loop.set(Some(event_loop.clone()));
     this.callback.set(Some(callback.clone()));
-    this.context.set(Some(run_context));
     let items: Vec<Obj<'_>> = (0..tuple_len(args.obj()))
         .map(|index| tuple_item(args.obj(), index))
         .collect();
@@ -145,6 +146,9 @@ unsafe extern "C" fn traverse(
     let mut visitor = Visitor::new(visit, arg);
     visitor.visit(handle.type_ptr().cast());
     fields(handle).visit(&mut visitor);
+    if let Some(guard) = guard(handle) {
+        guard.visit(&mut visitor);
+    }
     visitor.status()
 }
 
@@ -168,7 +172,10 @@ unsafe fn free(handle: *mut PyObject) {
     unsafe {
         let class = c::Py_TYPE(handle);
         c::PyObject_GC_UnTrack(handle.cast());
-        c::PyObject_ClearWeakRefs(handle);
+        clear_weak_references(handle);
+        if let Some(guard) = guard(Obj::from_ptr(handle)) {
+            guard.clear();
+        }
         fields(Obj::from_ptr(handle)).clear();
         free_instance(handle, class);
     }
@@ -230,15 +237,40 @@ fn class(name: &'static std::ffi::CStr, size: usize) -> Class {
         ])
 }
 
-/// Offset and size: behind the largest base, so that all types share one offset.
-fn offset_and_size(asyncio: &Asyncio) -> (usize, usize) {
-    let timer = layout::basic_size(asyncio.timer_handle_class.obj());
+/// Finds where our fields can lie: over the slots of asyncio's classes, if those have nothing but
+/// slots there (and, before 3.12, the list of weak references where we leave a word for it).
+fn place_fields(asyncio: &Asyncio) -> usize {
     let safe = &asyncio.thread_safe_handle_class;
-    let safe = safe
-        .as_ref()
-        .map_or(0, |class| layout::basic_size(class.obj()));
-    let offset = timer.max(safe).next_multiple_of(8);
-    (offset, offset + size_of::<HandleFields>())
+    let bases: Vec<_> = [&asyncio.handle_class, &asyncio.timer_handle_class]
+        .into_iter()
+        .chain(safe)
+        .map(|class| {
+            (
+                layout::basic_size(class.obj()),
+                layout::weak_at(class.obj()),
+            )
+        })
+        .collect();
+    let behind = bases.iter().map(|(size, _)| *size).max().unwrap_or(0);
+    let covered = HEAD_BYTES + offset_of!(HandleFields, when);
+    let weak_as_known = |weak_at: isize| {
+        #[cfg(not(Py_3_12))]
+        let known = weak_at == (HEAD_BYTES + offset_of!(HandleFields, weak_references)) as isize;
+        #[cfg(Py_3_12)]
+        let known = weak_at < 0;
+        known
+    };
+    let fits = behind <= covered && bases.iter().all(|(_, weak_at)| weak_as_known(*weak_at));
+    if fits {
+        HEAD_BYTES
+    } else {
+        behind.next_multiple_of(8)
+    }
+}
+
+/// The size of an instance with fields `T`.
+fn size<T>() -> usize {
+    FIELDS_OFFSET.load(Ordering::Relaxed) + size_of::<T>()
 }
 
 /// Creates `ThreadSafeHandle`, a subclass of `asyncio.events._ThreadSafeHandle`, where that exists.
@@ -246,8 +278,7 @@ pub fn build_thread_safe_type(asyncio: &Asyncio) -> R<Option<Ref>> {
     let Some(base) = &asyncio.thread_safe_handle_class else {
         return Ok(None);
     };
-    let (_, size) = offset_and_size(asyncio);
-    class(c"aioxide._ThreadSafeHandle", size)
+    class(c"aioxide._ThreadSafeHandle", size::<GuardedFields>())
         .doc(c"A callback that any thread may cancel. Source: asyncio.events._ThreadSafeHandle.")
         .slot(c::Py_tp_init, initializer!(init_thread_safe))
         .build(Some(base.obj()))
@@ -256,15 +287,17 @@ pub fn build_thread_safe_type(asyncio: &Asyncio) -> R<Option<Ref>> {
 
 fn init_thread_safe(handle: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
     init(handle, args, kwargs)?;
-    fields(handle).guard.put_up();
+    fields(handle).guarded.set(true);
+    if let Some(guard) = guard(handle) {
+        guard.put_up();
+    }
     Ok(())
 }
 
 /// Creates `Handle`, a subclass of `asyncio.Handle`.
 pub fn build_type(asyncio: &Asyncio) -> R<Ref> {
-    let (offset, size) = offset_and_size(asyncio);
-    FIELDS_OFFSET.store(offset, Ordering::Relaxed);
-    class(c"aioxide.Handle", size)
+    FIELDS_OFFSET.store(place_fields(asyncio), Ordering::Relaxed);
+    class(c"aioxide.Handle", size::<HandleFields>())
         .doc(c"A callback scheduled on a loop. Source: asyncio.Handle.")
         .slot(c::Py_tp_init, initializer!(init))
         .build(Some(asyncio.handle_class.obj()))
@@ -272,8 +305,7 @@ pub fn build_type(asyncio: &Asyncio) -> R<Ref> {
 
 /// Creates `TimerHandle`, a subclass of `asyncio.TimerHandle`.
 pub fn build_timer_type(asyncio: &Asyncio) -> R<Ref> {
-    let (_, size) = offset_and_size(asyncio);
-    class(c"aioxide.TimerHandle", size)
+    class(c"aioxide.TimerHandle", size::<HandleFields>())
         .doc(c"A callback scheduled for a time. Source: asyncio.TimerHandle.")
         .slot(c::Py_tp_init, initializer!(init_timer))
         .methods([noargs!(

@@ -77,7 +77,7 @@ fn get_coro(task: Obj<'_>) -> R<Ref> {
 }
 
 fn get_context(task: Obj<'_>) -> R<Ref> {
-    Ok(fields(task).context().get_or_none())
+    super::context_of(task)
 }
 
 fn get_name(task: Obj<'_>) -> R<Ref> {

@@ -105,7 +105,7 @@ fn wait_for_foreign(task: Obj<'_>, this: &TaskFields, yielded: Ref) -> R<()> {
     }
     awaited.setattr(names._asyncio_future_blocking.obj(), boolean(false).obj())?;
     let wakeup = class::wakeup_callback(task)?;
-    let run_context = this.context().get_or_none();
+    let run_context = this.context().context()?;
     let name = names.add_done_callback.obj();
     let args = [awaited, wakeup.obj(), run_context.obj()];
     awaited.call_method_kw(name, &args, state().kw_context.obj())?;
