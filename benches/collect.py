@@ -1,18 +1,25 @@
 """Runs the cases: rounds interleaved, entrants in rotated order, everything kept, nothing retried.
 
+A cell that fails, or gives nothing for too long, costs its own numbers and no other's.
+
 The parent only starts processes; nothing is measured in it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cases
 import loops
+
+# The longest, an application under callgrind, takes some minutes. Who takes longer is stuck.
+CELL_S_MAX = 1800.0
 
 
 @dataclass
@@ -54,14 +61,31 @@ def schedule(
                 yield turn, case, name
 
 
+@contextlib.contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise a failure in what runs inside for longer. In the main thread only."""
+
+    def stuck(*_: Any) -> None:
+        raise cases.Failure(f"no result within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stuck)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def collect(
     chosen: Sequence[cases.Case],
     here: Sequence[str],
     effort: cases.Effort,
     say: Callable[[str], None] = lambda _: None,
+    cells: Cells | None = None,
 ) -> Cells:
-    """Run everything; a cell that fails once is not tried again."""
-    cells: Cells = {}
+    """Run everything, into `cells` if given; a cell that fails once is not tried again."""
+    cells = {} if cells is None else cells
     for turn, case, name in schedule(chosen, here, effort):
         cell = cells.setdefault((case.name, name), Cell())
         if cell.failure:
@@ -69,7 +93,8 @@ def collect(
         say(f"{turn + 1}/{effort.rounds} {case.name} {name}")
         begin = time.monotonic()
         try:
-            cell.rounds.append(case.measure(name, effort))
+            with limited(CELL_S_MAX):
+                cell.rounds.append(case.measure(name, effort))
         except cases.Failure as error:
             cell.failure = str(error)
         except Exception as error:

@@ -229,8 +229,12 @@ def main() -> None:
     record = environment.record([*options.loops, loops.FASTNET])
     begin = time.monotonic()
     environment.clean()
+    cells: collect.Cells = {}
     try:
-        cells = collect.collect(chosen, here, measured, collect.progress)
+        collect.collect(chosen, here, measured, collect.progress, cells)
+    except KeyboardInterrupt:
+        # Of a run of hours, what was measured is shown and kept.
+        print("\nstopped", file=sys.stderr)
     finally:
         services.close()
     collect.progress("")

@@ -117,6 +117,32 @@ def test_a_mistake_of_ours_loses_no_other_number() -> None:
     assert len(cells["a", "1"].rounds) == EFFORT.rounds
 
 
+def test_who_is_stuck_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "CELL_S_MAX", 0.05)
+
+    def measure(entrant: str, effort: cases.Effort) -> cases.Samples:
+        if entrant == "stuck":
+            threading.Event().wait()
+        return {"wall": [1.0]}
+
+    cells = collect.collect([case("a", measure)], ["stuck", "well"], EFFORT)
+    assert cells["a", "stuck"].failure == "no result within 0.05 s"
+    assert len(cells["a", "well"].rounds) == EFFORT.rounds
+
+
+def test_what_was_measured_before_a_stop_is_kept() -> None:
+    def measure(entrant: str, effort: cases.Effort) -> cases.Samples:
+        if entrant == "stopped":
+            raise KeyboardInterrupt
+        return {"wall": [1.0]}
+
+    cells: collect.Cells = {}
+    with pytest.raises(KeyboardInterrupt):
+        collect.collect([case("a", measure)], ["well", "stopped"], EFFORT, cells=cells)
+    assert cells["a", "well"].rounds == [{"wall": [1.0]}]
+    assert tables.table([lines.make(case("a"), TIME, cells)])
+
+
 def test_a_late_failure_hides_no_number() -> None:
     cells = {("a", "x"): collect.Cell([{"wall": [2.0]}, {"wall": [4.0]}], "later")}
     text = tables.table([lines.make(case("a"), TIME, cells)])
