@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 
-from . import _aioxide, _types
+from . import _aioxide, _threadsafe, _types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "Timeout": ("timeouts",),
     "as_completed": ("tasks",),
     "gather": ("tasks",),
+    "run_coroutine_threadsafe": ("tasks",),
     "shield": ("tasks",),
     "sleep": ("tasks", "streams"),
     "timeout": ("timeouts",),
@@ -47,8 +48,11 @@ TABLE: dict[str, tuple[str, ...]] = {
     "wait_for": ("tasks",),
 }
 
-#: Name -> the native object.
-NATIVE: dict[str, Any] = {name: getattr(_aioxide, name) for name in TABLE}
+#: Name -> our object. All are native but one, whose cost is elsewhere.
+NATIVE: dict[str, Any] = {
+    name: getattr(_aioxide, name) for name in TABLE if name != "run_coroutine_threadsafe"
+}
+NATIVE["run_coroutine_threadsafe"] = _threadsafe.run_coroutine_threadsafe
 
 
 def _modules(name: str) -> list[Any]:

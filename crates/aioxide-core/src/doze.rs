@@ -253,6 +253,35 @@ mod tests {
         }
     }
 
+    /// Who calls before it lets go of the lock: the receiver, awake, finds the lock taken.
+    #[test]
+    fn a_call_from_within_the_lock_is_no_less_heard() {
+        for looks in [false, true] {
+            model(move || {
+                let post = Arc::new(Post::default());
+                let inside = {
+                    let post = Arc::clone(&post);
+                    thread::spawn(move || {
+                        let mut work = post.work.lock().unwrap();
+                        work.push(1);
+                        if !post.doze.is_awake() && post.doze.call() {
+                            post.wake();
+                        }
+                        drop(work);
+                    })
+                };
+                let outside = {
+                    let post = Arc::clone(&post);
+                    thread::spawn(move || post.send(2))
+                };
+                let sleeps = post.receive(2, looks);
+                inside.join().unwrap();
+                outside.join().unwrap();
+                assert!(post.wakes.load(Ordering::Relaxed) <= sleeps);
+            });
+        }
+    }
+
     #[test]
     fn nobody_sleeps_on() {
         for looks in [false, true] {

@@ -113,6 +113,7 @@ fn execute(module: Obj<'_>) -> R<()> {
         (c"TimerHandle", &types.timer_handle),
         (c"JobQueue", &types.job_queue),
         (c"Clients", &types.clients),
+        (c"Lookout", &types.lookout),
         (c"StreamTransport", &types.stream_transport),
         (c"DatagramTransport", &types.datagram_transport),
         (c"ReadPipeTransport", &types.read_pipe_transport),

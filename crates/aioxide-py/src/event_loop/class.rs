@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use aioxide_core::backend::epoll::Epoll;
@@ -13,7 +14,7 @@ use aioxide_core::inbox::Inbox;
 use aioxide_core::turn::Turn;
 use pyo3_ffi as c;
 
-use super::{LoopFields, create, fields, look, run, schedule, watch};
+use super::{LoopFields, create, fields, look, lookout, run, schedule, watch};
 use crate::ffi::call::{float, uint};
 use crate::ffi::class::{
     Class, Visitor, attribute, bind_tuple, initializer, noargs, onearg, varargs,
@@ -61,6 +62,9 @@ impl LoopFields {
             jobs: Cell::new(0),
             announced: RefCell::default(),
             spin: RefCell::default(),
+            was_called: Cell::new(false),
+            call_spin: RefCell::default(),
+            askers: Rc::default(),
             debug: Cell::new(false),
             hold_tasks: Cell::new(true),
             direct: Cell::default(),
@@ -274,6 +278,7 @@ pub fn build_type() -> R<Ref> {
         .slot(c::Py_tp_dealloc, dealloc as *mut _)
         .methods(life_cycle())
         .methods(run::methods())
+        .methods(lookout::methods())
         .methods(scheduling())
         .methods(watching())
         .methods(crate::transport::loop_methods())

@@ -15,6 +15,7 @@ mod held;
 mod job_queue;
 mod jobs;
 mod look;
+mod lookout;
 mod outcome;
 mod poll;
 mod run;
@@ -49,6 +50,7 @@ use watched::{Operation, Watch};
 pub use class::build_type;
 pub use create::{create_future_on, create_future_with, create_plain_task};
 pub use job_queue::build_type as build_job_queue_type;
+pub use lookout::build_type as build_lookout_type;
 pub use schedule::foreign_call_soon;
 pub use sock_methods::export;
 pub use watch::fd_of;
@@ -170,6 +172,12 @@ pub struct LoopFields {
     announced: RefCell<Vec<Arc<jobs::Sleeper>>>,
     /// Whether waiting awake for an outcome was worthwhile.
     spin: RefCell<Spin>,
+    /// A thread called since the last sleep began, and found the loop waiting.
+    was_called: Cell<bool>,
+    /// Whether waiting awake for another such call was worthwhile.
+    call_spin: RefCell<Spin>,
+    /// Threads that ask it for something and look out for the answer.
+    askers: Rc<lookout::Askers>,
     debug: Cell<bool>,
     hold_tasks: Cell<bool>,
     /// What Python code replaced.

@@ -6,16 +6,17 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::io;
 use std::time::Duration;
 
 use aioxide_core::backend::epoll::Epoll;
 use aioxide_core::backend::{Backend, Events};
 use aioxide_core::doze::Doze;
-use aioxide_core::spin::{SPIN_NS_MAX, Spun, spin_until};
+use aioxide_core::spin::{SPIN_NS_MAX, Spin, Spun, spin_until};
 
 use super::LoopFields;
-use crate::ffi::{R, Raised, park};
+use crate::ffi::{R, Raised, gil, park};
 
 /// A sleep that is no longer than this is not preceded by looking out.
 const SPIN_MAX: Duration = Duration::from_nanos(SPIN_NS_MAX);
@@ -33,7 +34,8 @@ enum Looked {
     Nothing { spent: Duration },
 }
 
-/// Looks for a call and, now and then, for events; says also how worthwhile that was. Runs without
+/// Looks for a call and, now and then, for events; says also how worthwhile that was. Who called
+/// and still has the GIL is waited for, too: to ask it for the GIL would be to sleep. Runs without
 /// the GIL.
 fn look_out(backend: &Epoll, events: &mut Events, doze: &Doze) -> (Looked, Spun) {
     let mut found = None;
@@ -49,7 +51,7 @@ fn look_out(backend: &Epoll, events: &mut Events, doze: &Doze) -> (Looked, Spun)
             }
         }
         looks += 1;
-        doze.is_called()
+        doze.is_called() && !gil::is_taken()
     });
     match (found, spun) {
         // Events wake a sleeper as well: to look out for them is no gain.
@@ -72,9 +74,14 @@ impl LoopFields {
     ) -> R<()> {
         let backend = self.backend()?;
         let timeout = self.trusting_sleep(timeout);
-        let looks = may_sleep && self.should_look(timeout);
+        let looks = if may_sleep {
+            self.why_look(timeout)
+        } else {
+            None
+        };
         // With the GIL, so that nobody holds the inbox's lock while another thread forks.
-        let doze = may_sleep.then(|| self.inbox.prepare(looks)).flatten();
+        let prepare = || self.inbox.prepare(looks.is_some());
+        let doze = may_sleep.then(prepare).flatten();
         let (waited, came) = match doze {
             Some(doze) => self.sleep(&backend, events, timeout, (doze, looks)),
             None => (self.poll_now(&backend, events), false),
@@ -90,12 +97,19 @@ impl LoopFields {
         self.after_poll(sleeps && !came && events.is_empty() && !events.woken())
     }
 
-    /// Whether to look out for outcomes of jobs before falling asleep.
-    fn should_look(&self, timeout: Option<Duration>) -> bool {
-        self.jobs.get() > 0
-            && self.inbox.is_empty()
-            && timeout.is_none_or(|timeout| timeout > SPIN_MAX)
-            && self.spin.borrow_mut().should_spin()
+    /// Whether to look out before falling asleep, for the outcomes of jobs or, if a thread's call
+    /// ended the last sleep, for its next one: then, what remembers how worthwhile that was.
+    fn why_look(&self, timeout: Option<Duration>) -> Option<&RefCell<Spin>> {
+        let was_called = self.was_called.take();
+        let spin = match (self.jobs.get() > 0, was_called) {
+            (false, false) => return None,
+            // Who calls by itself has the GIL: not worthwhile if that can't be seen.
+            (false, true) if !gil::is_watched() => return None,
+            (false, true) => &self.call_spin,
+            (true, _) => &self.spin,
+        };
+        let may_look = self.inbox.is_empty() && timeout.is_none_or(|timeout| timeout > SPIN_MAX);
+        (may_look && spin.borrow_mut().should_spin()).then_some(spin)
     }
 
     /// Polls without waiting; lets go of the GIL only for workers that look out for it.
@@ -110,19 +124,19 @@ impl LoopFields {
         })
     }
 
-    /// Waits without the GIL; awake at first if `looks`, because a thread may call any moment.
-    /// True: that is what ended it.
+    /// Waits without the GIL; at first awake, where something `looks`, because a thread may call
+    /// any moment. True: that is what ended it.
     fn sleep(
         &self,
         backend: &Epoll,
         events: &mut Events,
         timeout: Option<Duration>,
-        (doze, looks): (&Doze, bool),
+        (doze, looks): (&Doze, Option<&RefCell<Spin>>),
     ) -> (io::Result<()>, bool) {
         let announced = std::mem::take(&mut *self.announced.borrow_mut());
         let (waited, came, spun) = park::detached(|| {
             announced.iter().for_each(|worker| worker.call());
-            let (looked, spun) = looks.then(|| look_out(backend, events, doze)).unzip();
+            let (looked, spun) = looks.map(|_| look_out(backend, events, doze)).unzip();
             let (waited, came) = match looked {
                 Some(Looked::Called) => (Ok(()), true),
                 Some(Looked::Found(waited)) => (waited, false),
@@ -136,8 +150,8 @@ impl LoopFields {
             doze.end();
             (waited, came, spun)
         });
-        if let Some(spun) = spun {
-            self.spin.borrow_mut().learn(spun);
+        if let (Some(spin), Some(spun)) = (looks, spun) {
+            spin.borrow_mut().learn(spun);
         }
         (waited, came)
     }

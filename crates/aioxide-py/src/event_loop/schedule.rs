@@ -154,6 +154,21 @@ impl LoopFields {
         Ok(handle)
     }
 
+    /// Puts an entry into the inbox and calls the loop if it waits; any thread.
+    pub fn send(&self, entry: Entry) -> R<()> {
+        match self.inbox.push_quietly(entry) {
+            Ok(None) => Ok(()),
+            Ok(Some(owner)) => {
+                self.was_called.set(true);
+                if owner.call() { self.wake() } else { Ok(()) }
+            }
+            Err(entry) => {
+                drop(entry);
+                Err(Raised::runtime("Event loop is closed"))
+            }
+        }
+    }
+
     /// Wakes the loop if it sleeps.
     pub fn wake(&self) -> R<()> {
         let backend = self.backend.borrow().clone();
@@ -292,14 +307,7 @@ pub fn call_soon_threadsafe(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
     }
     let handle = handle::new_thread_safe(event_loop, &callback)?;
     this.trace_handle(handle.obj())?;
-    match this.inbox.push(Entry::Call(handle.clone())) {
-        Ok(true) => this.wake()?,
-        Ok(false) => {}
-        Err(entry) => {
-            drop(entry);
-            return Err(Raised::runtime("Event loop is closed"));
-        }
-    }
+    this.send(Entry::Call(handle.clone()))?;
     Ok(handle)
 }
 

@@ -16,6 +16,7 @@ pub mod current;
 pub mod error;
 pub mod exception;
 pub mod function;
+pub mod gil;
 pub mod layout;
 pub mod light_context;
 pub mod object;
