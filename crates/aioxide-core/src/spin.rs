@@ -23,6 +23,10 @@ const SKIPPED_MAX: u32 = 64;
 /// sleeps go by without after one. A fraction of what a sleep costs anyway.
 const LATE_NS_PER_SLEEP: u64 = 2_500;
 
+/// The longest wait awake for the kernel's events, in nanoseconds: what it costs both sides to send
+/// a thread to sleep and to wake it, where processors are virtual.
+pub const IO_SPIN_NS_MAX: u64 = 20_000;
+
 /// Looks between two looks at the clock: both are cheap, the clock less so.
 const LOOKS: u32 = 16;
 
@@ -97,15 +101,20 @@ pub enum Spun {
 }
 
 /// Asks `arrived` again and again, for about [`SPIN_NS_MAX`].
-pub fn spin_until(mut arrived: impl FnMut() -> bool) -> Spun {
+pub fn spin_until(arrived: impl FnMut() -> bool) -> Spun {
+    spin_for(SPIN_NS_MAX, LOOKS, arrived)
+}
+
+/// Asks `arrived` again and again, for about `limit_ns`, and the clock after so many `looks`.
+pub(crate) fn spin_for(limit_ns: u64, looks: u32, mut arrived: impl FnMut() -> bool) -> Spun {
     let clock = Clock::monotonic();
     let begin_ns = clock.now_ns();
     let passed_ns = || clock.now_ns().saturating_sub(begin_ns);
     loop {
-        for _ in 0..LOOKS {
+        for _ in 0..looks {
             if arrived() {
                 let spent_ns = passed_ns();
-                let is_late = spent_ns >= SPIN_NS_MAX;
+                let is_late = spent_ns >= limit_ns;
                 return if is_late {
                     Spun::Late { spent_ns }
                 } else {
@@ -115,7 +124,7 @@ pub fn spin_until(mut arrived: impl FnMut() -> bool) -> Spun {
             std::hint::spin_loop();
         }
         let spent_ns = passed_ns();
-        if spent_ns >= SPIN_NS_MAX {
+        if spent_ns >= limit_ns {
             return Spun::Nothing { spent_ns };
         }
     }

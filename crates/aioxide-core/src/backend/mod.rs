@@ -30,6 +30,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use crate::slab::Token;
+use crate::spin::Spin;
 
 /// Events that one wait reports at first; a full buffer doubles.
 const EVENTS_MIN: usize = 256;
@@ -200,6 +201,9 @@ pub struct Events {
     raw: sys::EpollBuffer,
     /// In which order epoll's are handed on.
     fair: fair::Fair,
+    /// Whether to wait for them awake. Not a matter of this process's processors: who sends may be
+    /// anywhere.
+    spin: Spin,
 }
 
 impl Default for Events {
@@ -219,6 +223,7 @@ impl Events {
             woken: false,
             raw: sys::EpollBuffer::new(),
             fair: fair::Fair::default(),
+            spin: Spin::new(2),
         }
     }
 

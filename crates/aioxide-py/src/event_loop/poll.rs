@@ -144,7 +144,7 @@ impl LoopFields {
                     let rest = timeout.map(|timeout| timeout.saturating_sub(spent));
                     (backend.wait(events, rest), false)
                 }
-                None => (backend.wait(events, timeout), false),
+                None => (backend.wait_awake(events, timeout), false),
             };
             // Not later: who sends something while this thread waits for the GIL need not wake it.
             doze.end();
