@@ -1,9 +1,10 @@
 """Instructions per operation of a row or application, counted by callgrind: repeatable, no noise.
 
 `python benches/instructions.py sleep0 uvicorn --loops aioxide asyncio --top 15`. Each runs twice
-under valgrind with different counts; the difference of the instructions, divided by the
-difference of the counts, is free of start-up and shut-down. The garbage collector is off: when
-it runs depends on more than the operations. `--top` shows where they are spent.
+in one process under valgrind with different counts; the difference of the instructions, divided by
+the difference of the counts, is free of what beginning and ending cost. What comes before, and a
+first few operations, are not counted. The garbage collector is off: when it runs depends on more
+than the operations. `--top` shows where they are spent, for each operation.
 
 Of the instructions, those in the loop's own library (a shared object) are said separately: where
 the application itself is most of the cost, they are what the loop adds. asyncio's own are mostly
@@ -17,13 +18,14 @@ import argparse
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 # Also where Python was told to leave the script's folder out (`-P`).
 sys.path.insert(0, str(Path(__file__).parent))
@@ -41,6 +43,8 @@ COUNTS = (2000, 12000)
 # Requests to a server, or operations of an application's row.
 APPLICATION_COUNTS = (200, 1000)
 CONNECTIONS = 10
+# Applications that are no servers.
+CLIENTS = ("aiohttp-client", "httpx", "asyncpg", "asyncpg-rows", "redis", "aiosqlite")
 # Valgrind runs about fifty times slower.
 RUN_S_MAX = 900.0
 # Addresses and hashes decide about collisions in dictionaries: both are held still.
@@ -63,55 +67,102 @@ ALL = cases.Metric("all", "instructions, all", "instructions")
 OWN = cases.Metric("own", "instructions in the loop's own library", "instructions")
 
 
-def under_callgrind(command: list[str], output: Path) -> list[str]:
-    """Return how to run a command under callgrind."""
-    if shutil.which("valgrind") is None:
-        raise cases.Failure("valgrind is not installed")
-    # Some Pythons are started by a wrapper, therefore with children.
-    tool = ("valgrind", "--tool=callgrind", "--trace-children=yes")
-    return ["setarch", "-R", *tool, f"--callgrind-out-file={output}", *command]
+class Watched:
+    """A process under callgrind that counts nothing until it is told to."""
+
+    def __init__(self, command: list[str], output: Path) -> None:
+        for tool in ("valgrind", "callgrind_control"):
+            if shutil.which(tool) is None:
+                raise cases.Failure(f"{tool} is not installed")
+        # Some Pythons are started by a wrapper, therefore with children.
+        tool = ("valgrind", "--tool=callgrind", "--trace-children=yes", "--instr-atstart=no")
+        self.output = output
+        self.process = subprocess.Popen(
+            ["setarch", "-R", *tool, f"--callgrind-out-file={output}", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **STILL},
+        )
+
+    def line(self) -> str:
+        """Return the next line that it prints; a failure if it ends instead."""
+        assert self.process.stdout is not None
+        if line := self.process.stdout.readline().strip():
+            return line
+        raise cases.Failure(complaint(self.process.communicate()[1]))
+
+    def go_on(self) -> None:
+        """Say a line to it."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def control(self, *options: str) -> None:
+        """Tell callgrind something."""
+        command = ["callgrind_control", *options, str(self.process.pid)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=RUN_S_MAX, check=False
+        )
+        if done.returncode != 0 or "OK" not in done.stdout:
+            raise cases.Failure(cases.last_line(done.stderr) or "callgrind_control failed")
+
+    def spent(self, act: Callable[[], object]) -> Counter[tuple[str, str]]:
+        """Do something, and return what this process has spent meanwhile."""
+        self.control("-z")
+        act()
+        before = set(self.output.parent.iterdir())
+        self.control("-d")
+        (written,) = set(self.output.parent.iterdir()) - before
+        return functions(written)
+
+    def end(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.communicate()
 
 
-def run_row(loop: str, name: str, count: int, output: Path) -> None:
-    """Run a row `count` times under callgrind."""
+Spent: TypeAlias = tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]
+
+
+def run_row(loop: str, name: str, few: int, many: int, output: Path) -> Spent:
+    """Run a row a few times and many times under callgrind."""
     row = measure.find(name)
     if row.service:
         services.need(row.service)
-    command = [sys.executable, str(HERE / "measure.py"), loop, name, "--count", str(count)]
-    done = subprocess.run(
-        under_callgrind(command, output),
-        capture_output=True,
-        text=True,
-        timeout=RUN_S_MAX,
-        check=False,
-        env={**os.environ, **STILL},
-    )
-    if done.returncode != 0:
-        raise cases.Failure(complaint(done.stderr))
+    script = [sys.executable, str(HERE / "measure.py"), loop, name, "--stepwise"]
+    watched = Watched([*script, "--count", *map(str, (few, few, many))], output)
 
+    def step() -> None:
+        watched.go_on()
+        watched.line()
 
-def run_server(loop: str, name: str, count: int, output: Path) -> None:
-    """Let an application answer `count` requests under callgrind."""
-    _, kind = applications.SERVERS[name]
-    what = load.Load(kind, CONNECTIONS, 1024, requests=count)
-    process = subprocess.Popen(
-        under_callgrind([*applications.server_command(name, loop), "--still"], output),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **STILL},
-    )
-    assert process.stdout is not None
     try:
-        port = process.stdout.readline().strip()
-        if not port:
-            raise cases.Failure(complaint(process.communicate()[1]))
-        load.apply(f"tcp:{port}", what, process)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=RUN_S_MAX)
+        watched.line()
+        step()
+        watched.control("-i", "on")
+        return watched.spent(step), watched.spent(step)
     finally:
-        process.kill()
-        process.communicate()
+        watched.end()
+
+
+def run_server(loop: str, name: str, few: int, many: int, output: Path) -> Spent:
+    """Let an application answer a few requests and many under callgrind."""
+    _, kind = applications.SERVERS[name]
+    watched = Watched([*applications.server_command(name, loop), "--still"], output)
+
+    def answer(count: int) -> None:
+        what = load.Load(kind, CONNECTIONS, 1024, requests=count)
+        load.apply(f"tcp:{port}", what, watched.process)
+
+    try:
+        port = watched.line()
+        answer(few)
+        watched.control("-i", "on")
+        return watched.spent(partial(answer, few)), watched.spent(partial(answer, many))
+    finally:
+        watched.end()
 
 
 def complaint(errors: str) -> str:
@@ -155,21 +206,17 @@ def count(loop: str, name: str, top: int = 0) -> tuple[float, float, str]:
         -(-each // group) * group for each in (APPLICATION_COUNTS if is_application else COUNTS)
     )
     run = run_server if is_server else run_row
-    totals, owns, listed = [], [], ""
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "callgrind.out"
-        for each in (few, many):
-            run(loop, name, each, output)
-            spent = functions(output)
-            totals.append(spent.total())
-            own = re.compile(OBJECTS[loop])
-            owns.append(sum(spent[each] for each in spent if own.search(each[1])))
-            listed = "\n".join(
-                f"    {instructions:>14,} {function} [{where}]"
-                for (function, where), instructions in spent.most_common(top)
-            )
-    difference = many - few
-    return (totals[1] - totals[0]) / difference, (owns[1] - owns[0]) / difference, listed
+        at_first, later = run(loop, name, few, many, Path(folder) / "callgrind.out")
+    difference = Counter(later)
+    difference.subtract(at_first)
+    own = re.compile(OBJECTS[loop])
+    ours = sum(spent for (_, where), spent in difference.items() if own.search(where))
+    listed = "\n".join(
+        f"    {spent / (many - few):>12,.1f} {function} [{where}]"
+        for (function, where), spent in difference.most_common(top)
+    )
+    return difference.total() / (many - few), ours / (many - few), listed
 
 
 def measure_case(name: str, loop: str, effort: cases.Effort) -> cases.Samples:
@@ -190,7 +237,7 @@ CASES = [
     )
     for name, title in (
         *((name, title) for name, (title, _) in applications.SERVERS.items()),
-        *((name, application_rows.ROWS[name].title) for name in ("asyncpg", "redis", "httpx")),
+        *((name, application_rows.ROWS[name].title) for name in CLIENTS),
     )
 ]
 

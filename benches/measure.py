@@ -3,7 +3,8 @@
 `python measure.py LOOP ROW --seconds S --samples N --cpus 0,1`: warms up, finds the count that
 takes about S, runs it N times, prints nanoseconds per operation of each, by the wall clock and in
 CPU time of the process, and how often the kernel took the core away meanwhile. With `--count N` it
-runs N operations once and prints nothing: that is what `instructions.py` counts.
+runs N operations once and prints nothing; that is what `instructions.py` counts, several times and
+with `--stepwise`: it says "ready" before each time and at the end, and waits for a line.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import importlib
 import json
 import os
 import resource
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import loops
 import rows
@@ -77,11 +79,26 @@ async def sample(
     }
 
 
-async def once(row: rows.Row, loop: asyncio.AbstractEventLoop, lib: object, count: int) -> None:
-    """Run a row without looking at a clock, and without garbage collections."""
+async def counted(
+    row: rows.Row,
+    loop: asyncio.AbstractEventLoop,
+    lib: object,
+    counts: Sequence[int],
+    stepwise: bool,
+) -> None:
+    """Run a row some times without looking at a clock, and without garbage collections."""
     gc.disable()
+
+    def wait() -> None:
+        if stepwise:
+            print("ready", flush=True)
+            sys.stdin.readline()
+
     async with row.open(loop, lib) as body:
-        await body(loop, lib, -(-count // row.group) * row.group)
+        for count in counts:
+            wait()
+            await body(loop, lib, -(-count // row.group) * row.group)
+        wait()
 
 
 def pin(cpus: str) -> None:
@@ -98,7 +115,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.1)
     parser.add_argument("--samples", type=int, default=3)
     parser.add_argument("--cpus", default="")
-    parser.add_argument("--count", type=int)
+    parser.add_argument("--count", type=int, nargs="+")
+    parser.add_argument("--stepwise", action="store_true")
     options = parser.parse_args()
     pin(options.cpus)
     loops.prepare(options.loop)
@@ -107,7 +125,8 @@ def main() -> None:
     loop = loops.new_event_loop(options.loop)
     try:
         if options.count is not None:
-            loop.run_until_complete(once(row, loop, lib, options.count))
+            run = counted(row, loop, lib, options.count, options.stepwise)
+            loop.run_until_complete(run)
             return
         found = loop.run_until_complete(sample(row, loop, lib, options.seconds, options.samples))
     finally:

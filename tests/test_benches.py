@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -276,6 +277,17 @@ def test_instructions_are_counted_where_they_are_spent(tmp_path: Path) -> None:
     output.write_text(CALLGRIND)
     spent = instructions.functions(output)
     assert spent == {("evaluate", "/lib/python"): 75, ("step", "/site/_aioxide.so"): 115}
+
+
+@pytest.mark.skipif(
+    not (shutil.which("valgrind") and shutil.which("callgrind_control")),
+    reason="valgrind is not installed",
+)
+def test_instructions_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instructions, "COUNTS", (100, 300))
+    everything, own, listed = instructions.count(loops.SUBJECT, "lock", top=3)
+    assert 0 < own < everything
+    assert listed.count("\n") == 2
 
 
 # --- the whole ---
