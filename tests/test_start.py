@@ -40,7 +40,8 @@ def test_a_program_imports_what_it_needs() -> None:
     later = {f"aioxide.{module}" for module, _ in parts.DOORS} | {"aioxide.thread_pool"}
     assert "aioxide.loop" in imported
     assert not later & set(imported)
-    assert {name for name in imported if not name.startswith("aioxide")} == {"__future__"}
+    # Both cost next to nothing; `gc` is part of the interpreter.
+    assert {name for name in imported if not name.startswith("aioxide")} <= {"__future__", "gc"}
 
 
 @pytest.mark.parametrize("part", list(parts.DOORS), ids=lambda part: part[0])
