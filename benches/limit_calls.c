@@ -5,14 +5,16 @@
  * them; the rows run on it unchanged. What a row's meaning asks here:
  *   call_soon   a handle that the collector knows, with callback, arguments and a copy of the
  *               context; a place in a ring; the context entered and left around one vectorcall
+ *   ..._threadsafe  the same, and a loop that sleeps is woken by a semaphore
  *   call_later  the clock, a handle with its deadline, a place in a heap
  *   Task        a copy of the context; entered and left around one PyIter_Send for each step; a
  *               task or future that is waited for knows who waits
  * What a loop has to do beyond that is missing, so this is a bound from below: it never asks the
- * kernel for events, knows no other thread, no debug mode, no subclass, no all_tasks(), no second
+ * kernel for events, knows no lock but the GIL, no debug mode, no subclass, no all_tasks(), no second
  * waiter; its handles are not instances of asyncio's; a callback that raises is printed. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <semaphore.h>
 #include <stddef.h>
 #include <time.h>
 
@@ -54,6 +56,11 @@ typedef struct Loop {
 } Loop;
 
 static PyTypeObject HandleType, FutureType, TaskType, LoopType;
+
+/* One loop runs at a time: whether it sleeps until another thread calls, changed with the GIL, and
+ * what it sleeps on. */
+static int sleeps;
+static sem_t called;
 
 static double now(void) {
     struct timespec time;
@@ -353,6 +360,25 @@ static PyObject *loop_call_soon(PyObject *self, PyObject *const *args, Py_ssize_
     return (PyObject *)handle;
 }
 
+static PyObject *loop_call_soon_threadsafe(
+    PyObject *self, PyObject *const *args, Py_ssize_t nargs
+) {
+    PyObject *handle = loop_call_soon(self, args, nargs);
+    if (handle != NULL && sleeps) {
+        sleeps = 0;
+        sem_post(&called);
+    }
+    return handle;
+}
+
+static void sleep_until_called(void) {
+    sleeps = 1;
+    Py_BEGIN_ALLOW_THREADS
+    while (sem_wait(&called) != 0)
+        ;
+    Py_END_ALLOW_THREADS
+}
+
 static PyObject *schedule_at(Loop *loop, double when, PyObject *const *args, Py_ssize_t nargs) {
     if (loop->heap_length == loop->heap_room) {
         size_t room = loop->heap_room ? 2 * loop->heap_room : HEAP_MIN;
@@ -470,7 +496,7 @@ static PyObject *loop_run(PyObject *self, PyObject *coroutine) {
         if (expire(loop) < 0)
             return NULL;
         if (loop->length == 0 && loop->heap_length == 0)
-            return PyErr_Format(PyExc_RuntimeError, "nothing is left to run");
+            sleep_until_called();
         for (size_t left = loop->length; left > 0; left--) {
             PyObject *entry = pop(loop);
             int failed = 0;
@@ -499,6 +525,8 @@ static PyObject *loop_create_future(PyObject *self, PyObject *unused) {
 
 static PyMethodDef loop_methods[] = {
     {"call_soon", (PyCFunction)(void (*)(void))loop_call_soon, METH_FASTCALL, NULL},
+    {"call_soon_threadsafe", (PyCFunction)(void (*)(void))loop_call_soon_threadsafe, METH_FASTCALL,
+     NULL},
     {"call_later", (PyCFunction)(void (*)(void))loop_call_later, METH_FASTCALL, NULL},
     {"call_at", (PyCFunction)(void (*)(void))loop_call_at, METH_FASTCALL, NULL},
     {"time", loop_time, METH_NOARGS, NULL},
@@ -523,6 +551,7 @@ PyMODINIT_FUNC PyInit_limit_calls(void) {
     if (PyType_Ready(&HandleType) < 0 || PyType_Ready(&FutureType) < 0 ||
         PyType_Ready(&TaskType) < 0 || PyType_Ready(&LoopType) < 0)
         return NULL;
+    sem_init(&called, 0, 0);
     PyObject *made = PyModule_Create(&module);
     if (made == NULL || PyModule_AddObjectRef(made, "Loop", (PyObject *)&LoopType) < 0)
         return NULL;

@@ -237,9 +237,9 @@ async def coroutine_from_thread(loop: asyncio.AbstractEventLoop, lib: Any, count
     thread.join()
 
 
-def both(title: str, body: Any, group: int = 1) -> Row:
+def both(title: str, body: Any, group: int = 1, *, limited: bool = False) -> Row:
     """Make a row that wakes from another thread."""
-    return Row(title, body, group=group, threads=True, waits=True, primitive=True)
+    return Row(title, body, group=group, threads=True, waits=True, primitive=True, limited=limited)
 
 
 def one(title: str, body: Any, group: int = 1, *, full_only: bool = False) -> Row:
@@ -268,6 +268,6 @@ ROWS = {
         "async generator made and ended", async_generator_made, full_only=True
     ),
     "executor": both(f"run_in_executor, {RIVALS} at once, each", executor, RIVALS),
-    "threadsafe": both("call_soon_threadsafe from a thread", from_thread),
+    "threadsafe": both("call_soon_threadsafe from a thread", from_thread, limited=True),
     "coroutine-threadsafe": both("run_coroutine_threadsafe round trip", coroutine_from_thread),
 }
