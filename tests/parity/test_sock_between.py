@@ -1,4 +1,4 @@
-"""What happens between the event that a `sock_*` operation waits for and the next step of its task."""
+"""Between the event that a `sock_*` operation waits for and the next step of its task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from test_sock import pair
 from test_sock_ready import waiting_recv
-from wire import io_turns, on_loop, turns
+from wire import io_turns, on_loop, turns, until
 
 
 @on_loop
@@ -24,14 +24,14 @@ async def test_a_connection_that_was_accepted_in_vain(lib: Any) -> None:
         await turns(2)
         client = socket.create_connection(listener.getsockname(), timeout=30)
 
-        def look() -> None:
+        def look(accepting: asyncio.Task[Any]) -> None:
             # Runs before what became ready in its turn.
             if select.select([listener], [], [], 0)[0]:
-                loop.call_soon(look)
+                loop.call_soon(look, accepting)
             else:
-                lib.note(task.cancel())
+                lib.note(accepting.cancel())
 
-        look()
+        look(task)
         await asyncio.wait([task])
         lib.note(task.cancelled())
         del task
@@ -67,8 +67,7 @@ async def test_an_operation_that_is_replaced_before_it_runs(lib: Any) -> None:
             for sender in (two, four) if sent_first else (four, two):
                 sender.send(b"data")
             count = len(was_early)
-            while len(was_early) == count:
-                await asyncio.sleep(0)
+            await until(lambda count=count: len(was_early) > count)
             await io_turns()
             loop.remove_reader(one)
             assert task.done() is not was_early[-1]
