@@ -201,8 +201,7 @@ pub struct Events {
     raw: sys::EpollBuffer,
     /// In which order epoll's are handed on.
     fair: fair::Fair,
-    /// Whether to wait for them awake. Not a matter of this process's processors: who sends may be
-    /// anywhere.
+    /// Whether to wait for them awake.
     spin: Spin,
 }
 
@@ -223,7 +222,7 @@ impl Events {
             woken: false,
             raw: sys::EpollBuffer::new(),
             fair: fair::Fair::default(),
-            spin: Spin::new(2),
+            spin: Spin::for_events(),
         }
     }
 
