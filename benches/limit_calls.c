@@ -9,6 +9,8 @@
  *   call_later  the clock, a handle with its deadline, a place in a heap
  *   Task        a copy of the context; entered and left around one PyIter_Send for each step; a
  *               task or future that is waited for knows who waits
+ *   sleep(0)    an object to await that yields once
+ *   Lock        an object to await for entering and one for leaving, which then set a flag
  * What a loop has to do beyond that is missing, so this is a bound from below: it never asks the
  * kernel for events, knows no lock but the GIL, no debug mode, no subclass, no all_tasks(), no second
  * waiter; its handles are not instances of asyncio's; a callback that raises is printed. */
@@ -515,6 +517,103 @@ static PyObject *loop_run(PyObject *self, PyObject *coroutine) {
     return result;
 }
 
+/* --- what is awaited ----------------------------------------------------------------------------*/
+
+typedef struct {
+    PyObject_HEAD
+    int locked;
+} Lock;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *lock; /* NULL: sleep(0) */
+    int state;      /* of a sleep whether it has yielded, of a lock's what it becomes */
+} Awaited;
+
+static PyTypeObject AwaitedType, LockType;
+static Awaited *spare; /* dead, untracked, with one reference */
+
+static PyObject *awaited_new(PyObject *lock, int state) {
+    Awaited *awaited = spare;
+    spare = NULL;
+    if (awaited == NULL && (awaited = PyObject_GC_New(Awaited, &AwaitedType)) == NULL)
+        return NULL;
+    awaited->lock = Py_XNewRef(lock);
+    awaited->state = state;
+    PyObject_GC_Track(awaited);
+    return (PyObject *)awaited;
+}
+
+static PyObject *awaited_next(PyObject *self) {
+    Awaited *awaited = (Awaited *)self;
+    if (awaited->lock == NULL)
+        return awaited->state++ ? NULL : Py_NewRef(Py_None);
+    Lock *lock = (Lock *)awaited->lock;
+    if (lock->locked && awaited->state)
+        return PyErr_Format(PyExc_RuntimeError, "this lock knows no waiters");
+    lock->locked = awaited->state;
+    return NULL;
+}
+
+static int awaited_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(((Awaited *)self)->lock);
+    return 0;
+}
+
+static void awaited_dealloc(PyObject *self) {
+    PyObject_GC_UnTrack(self);
+    Py_CLEAR(((Awaited *)self)->lock);
+    if (spare != NULL) {
+        PyObject_GC_Del(self);
+        return;
+    }
+    Py_INCREF(self);
+    spare = (Awaited *)self;
+}
+
+static PyAsyncMethods awaited_await = {.am_await = Py_NewRef};
+
+static PyTypeObject AwaitedType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "limit_calls.Awaited",
+    .tp_basicsize = sizeof(Awaited),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_traverse = awaited_traverse,
+    .tp_dealloc = awaited_dealloc,
+    .tp_as_async = &awaited_await,
+    .tp_iter = PyObject_SelfIter,
+    .tp_iternext = awaited_next,
+};
+
+static PyObject *lock_enter(PyObject *self, PyObject *unused) {
+    return awaited_new(self, 1);
+}
+
+static PyObject *lock_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+    return awaited_new(self, 0);
+}
+
+static PyMethodDef lock_methods[] = {
+    {"__aenter__", lock_enter, METH_NOARGS, NULL},
+    {"__aexit__", (PyCFunction)(void (*)(void))lock_exit, METH_FASTCALL, NULL},
+    {NULL},
+};
+
+static PyTypeObject LockType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "limit_calls.Lock",
+    .tp_basicsize = sizeof(Lock),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = PyType_GenericNew,
+    .tp_methods = lock_methods,
+};
+
+static PyObject *sleep_zero(PyObject *module, PyObject *delay) {
+    return awaited_new(NULL, 0);
+}
+
+static PyMethodDef functions[] = {{"sleep", sleep_zero, METH_O, NULL}, {NULL}};
+
+/* --- the module ---------------------------------------------------------------------------------*/
+
 static PyObject *loop_time(PyObject *self, PyObject *unused) {
     return PyFloat_FromDouble(now());
 }
@@ -545,15 +644,22 @@ static PyTypeObject LoopType = {
     .tp_methods = loop_methods,
 };
 
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "limit_calls", .m_size = -1};
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "limit_calls",
+    .m_size = -1,
+    .m_methods = functions,
+};
 
 PyMODINIT_FUNC PyInit_limit_calls(void) {
     if (PyType_Ready(&HandleType) < 0 || PyType_Ready(&FutureType) < 0 ||
-        PyType_Ready(&TaskType) < 0 || PyType_Ready(&LoopType) < 0)
+        PyType_Ready(&TaskType) < 0 || PyType_Ready(&LoopType) < 0 ||
+        PyType_Ready(&AwaitedType) < 0 || PyType_Ready(&LockType) < 0)
         return NULL;
     sem_init(&called, 0, 0);
     PyObject *made = PyModule_Create(&module);
-    if (made == NULL || PyModule_AddObjectRef(made, "Loop", (PyObject *)&LoopType) < 0)
+    if (made == NULL || PyModule_AddObjectRef(made, "Loop", (PyObject *)&LoopType) < 0 ||
+        PyModule_AddObjectRef(made, "Lock", (PyObject *)&LockType) < 0)
         return NULL;
     return made;
 }

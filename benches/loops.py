@@ -59,6 +59,8 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
 
 def library(name: str) -> ModuleType:
     """Return the module whose `sleep`, `gather`, ... belong to the loop; peers use asyncio's."""
+    if name == LIMIT:
+        return importlib.import_module("limit_loop").native()
     return importlib.import_module(SUBJECT) if name == SUBJECT else asyncio
 
 

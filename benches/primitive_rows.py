@@ -242,13 +242,15 @@ def both(title: str, body: Any, group: int = 1, *, limited: bool = False) -> Row
     return Row(title, body, group=group, threads=True, waits=True, primitive=True, limited=limited)
 
 
-def one(title: str, body: Any, group: int = 1, *, full_only: bool = False) -> Row:
+def one(
+    title: str, body: Any, group: int = 1, *, full_only: bool = False, limited: bool = False
+) -> Row:
     """Make a row in which the library's functions decide."""
-    return Row(title, body, group=group, primitive=True, full_only=full_only)
+    return Row(title, body, group=group, primitive=True, full_only=full_only, limited=limited)
 
 
 ROWS = {
-    "lock": one("Lock, uncontended", lock_free),
+    "lock": one("Lock, uncontended", lock_free, limited=True),
     "lock-contended": one(f"Lock, {RIVALS} tasks", lock_contended, RIVALS),
     "semaphore": one(f"Semaphore({PERMITS}), {RIVALS} tasks", semaphore_contended, RIVALS),
     "event": one(f"Event, {RIVALS} waiters, each", event_waiters, RIVALS),
@@ -263,7 +265,7 @@ ROWS = {
     "shield": one("shield", shield),
     "sleep": one(f"{BATCH} sleeps of 1 µs, each", sleep_short, BATCH, full_only=True),
     "await-chain": Row(f"resume through {DEPTH} awaits", await_chain, limited=True),
-    "async-generator": one("async for, one sleep(0) each", async_generator),
+    "async-generator": one("async for, one sleep(0) each", async_generator, limited=True),
     "async-generator-new": Row(
         "async generator made and ended", async_generator_made, full_only=True
     ),

@@ -202,7 +202,7 @@ async def to_thread(loop: asyncio.AbstractEventLoop, lib: Any, count: int) -> No
 
 
 ROWS = {
-    "sleep0": Row("`await sleep(0)`", sleep_zero, primitive=True),
+    "sleep0": Row("`await sleep(0)`", sleep_zero, primitive=True, limited=True),
     "chain": Row("call_soon chain", call_soon_chain, limited=True),
     "batch": Row("call_soon, batch", call_soon_batch, group=BATCH, limited=True),
     "cancel": Row("call_later + cancel", call_later_cancel, group=BATCH, limited=True),

@@ -186,6 +186,8 @@ pub struct State {
     pub kw_loop: Ref,
     /// `("msg",)`.
     pub kw_msg: Ref,
+    /// The `int` 0, which is one object.
+    pub zero: Ref,
     pub enter_task: Ref,
     pub leave_task: Ref,
     pub swap_current_task: Option<Ref>,
@@ -253,6 +255,7 @@ pub fn init() -> R<()> {
         kw_debug: crate::ffi::call::tuple(&[debug.obj()])?,
         kw_loop: crate::ffi::call::tuple(&[interned(c"loop")?.obj()])?,
         kw_msg: crate::ffi::call::tuple(&[interned(c"msg")?.obj()])?,
+        zero: crate::ffi::call::int(0)?,
         enter_task: tasks.obj().getattr_str(c"_enter_task")?,
         leave_task: tasks.obj().getattr_str(c"_leave_task")?,
         swap_current_task: optional(module.obj(), c"_swap_current_task")?,

@@ -339,14 +339,12 @@ pub fn context_of(task: Obj<'_>) -> R<Ref> {
 }
 
 /// One step, as the current task of its loop: continues with the outcome of what it waited for.
+#[inline]
 pub fn step(task: Obj<'_>) -> R<()> {
     let this = fields(task);
-    let exception = match this.step_exception() {
-        Some(exception) => Some(exception),
-        None => match this.waits_for.get() {
-            Some(awaited) => wait::outcome_of(task, awaited.obj())?,
-            None => None,
-        },
+    let exception = match this.waits_for.get() {
+        Some(awaited) => wait::outcome_of(task, awaited.obj())?,
+        None => this.step_exception(),
     };
     step_as_current(task, this, exception)
 }
@@ -357,14 +355,15 @@ fn wakeup(task: Obj<'_>, awaited: Obj<'_>) -> R<()> {
     step_as_current(task, fields(task), exception)
 }
 
+#[inline]
 fn step_as_current(task: Obj<'_>, this: &TaskFields, exception: Option<Ref>) -> R<()> {
-    let event_loop = future::loop_of(task)?;
-    current::enter(event_loop.obj(), task)?;
+    let event_loop = &this.future.event_loop;
+    current::enter(event_loop, task)?;
     match advance(task, this, exception) {
-        Ok(()) => current::leave(event_loop.obj(), task),
+        Ok(()) => current::leave(event_loop, task),
         Err(raised) => {
             let error = raised.take();
-            if let Err(second) = current::leave(event_loop.obj(), task) {
+            if let Err(second) = current::leave(event_loop, task) {
                 drop(second.take());
             }
             Err(Raised::throw(error))

@@ -216,6 +216,12 @@ pub fn dict_get(dict: Obj<'_>, key: Obj<'_>) -> R<Option<Ref>> {
     Ok(found.map(Obj::to_ref))
 }
 
+/// Whether this is a function of an extension module, and no replacement in Python.
+pub fn is_builtin_function(function: Obj<'_>) -> bool {
+    // SAFETY: alive.
+    unsafe { c::PyCFunction_CheckExact(function.ptr()) != 0 }
+}
+
 /// `del dict[key]`.
 pub fn dict_remove(dict: Obj<'_>, key: Obj<'_>) -> R<()> {
     // SAFETY: both alive.

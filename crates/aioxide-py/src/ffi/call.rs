@@ -143,6 +143,11 @@ impl<'a> Obj<'a> {
     /// Python's truth value.
     #[inline]
     pub fn is_true(self) -> R<bool> {
+        // SAFETY: static objects.
+        let (yes, no) = unsafe { (c::Py_True(), c::Py_False()) };
+        if self.ptr() == yes || self.ptr() == no {
+            return Ok(self.ptr() == yes);
+        }
         // SAFETY: alive.
         let status = unsafe { c::PyObject_IsTrue(self.ptr()) };
         check(status).map(|()| status != 0)

@@ -7,7 +7,7 @@
 use pyo3_ffi as c;
 
 use super::error::R;
-use super::object::{Obj, PyObject, Ref};
+use super::object::{Obj, PyObject, Ref, Slot};
 use crate::state::state;
 
 /// The thread state's word for the running task, or null where it was not found.
@@ -25,10 +25,10 @@ fn thread_slot() -> *mut *mut PyObject {
     }
 }
 
-/// Makes `task` the current task of `event_loop`, which runs on this thread.
+/// Makes `task` the current task of the loop in `event_loop`, which runs on this thread.
 /// RuntimeError where another task is current, as `asyncio.tasks._enter_task`.
 #[inline]
-pub fn enter(event_loop: Obj<'_>, task: Obj<'_>) -> R<()> {
+pub fn enter(event_loop: &Slot, task: Obj<'_>) -> R<()> {
     let slot = thread_slot();
     // SAFETY: a word of this thread's state, or null.
     if !slot.is_null() && unsafe { (*slot).is_null() } {
@@ -36,15 +36,16 @@ pub fn enter(event_loop: Obj<'_>, task: Obj<'_>) -> R<()> {
         unsafe { *slot = task.to_ref().into_ptr() };
         return Ok(());
     }
+    let event_loop = event_loop.get_or_none();
     if cfg!(Py_3_14) {
-        return enter_slow(event_loop, task);
+        return enter_slow(event_loop.obj(), task);
     }
-    enter_dict(event_loop, task)
+    enter_dict(event_loop.obj(), task)
 }
 
 /// Undoes `enter`.
 #[inline]
-pub fn leave(event_loop: Obj<'_>, task: Obj<'_>) -> R<()> {
+pub fn leave(event_loop: &Slot, task: Obj<'_>) -> R<()> {
     let slot = thread_slot();
     // SAFETY: a word of this thread's state, or null.
     if !slot.is_null() && unsafe { *slot } == task.ptr() {
@@ -53,10 +54,11 @@ pub fn leave(event_loop: Obj<'_>, task: Obj<'_>) -> R<()> {
         drop(owned);
         return Ok(());
     }
+    let event_loop = event_loop.get_or_none();
     if cfg!(Py_3_14) {
-        return leave_slow(event_loop, task);
+        return leave_slow(event_loop.obj(), task);
     }
-    leave_dict(event_loop, task)
+    leave_dict(event_loop.obj(), task)
 }
 
 #[cold]

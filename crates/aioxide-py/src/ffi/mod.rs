@@ -17,6 +17,7 @@ pub mod error;
 pub mod exception;
 pub mod function;
 pub mod gil;
+pub mod heap;
 pub mod layout;
 pub mod light_context;
 pub mod object;

@@ -201,6 +201,12 @@ impl FutureFields {
         self.exception().get()
     }
 
+    /// Whether `result()` would return.
+    #[inline]
+    pub fn has_value(&self) -> bool {
+        self.phase() == Phase::Finished && self.exception().is_empty()
+    }
+
     /// What `result()` of a future that finished without an exception gives.
     #[inline]
     pub fn finished_result(&self) -> Ref {

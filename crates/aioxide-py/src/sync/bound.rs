@@ -102,6 +102,7 @@ pub fn fields<'a, F: Fields>(this: Obj<'a>) -> &'a F {
     unsafe { layout::fields(this.ptr(), OFFSET) }
 }
 
+#[inline]
 fn bound(this: Obj<'_>) -> &Bound {
     // SAFETY: every primitive's fields begin with `Bound`.
     unsafe { layout::fields(this.ptr(), OFFSET) }
@@ -135,7 +136,7 @@ impl Bound {
 }
 
 /// Which of the family's methods the type or the instance replaces, as bits.
-#[inline]
+#[inline(always)]
 pub fn replaced(this: Obj<'_>, family: &Family) -> R<u32> {
     let bound = bound(this);
     let version = type_version(this);
@@ -165,6 +166,7 @@ fn look_at_type(this: Obj<'_>, family: &Family) -> R<()> {
 }
 
 /// An entry of the instance's dict hides a method of that name.
+#[cold]
 fn by_instance(bound: &Bound, family: &Family) -> R<u32> {
     let dict = bound.dict.get_or_none();
     let mut replaced = 0;

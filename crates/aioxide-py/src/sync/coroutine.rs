@@ -192,7 +192,9 @@ impl Fields {
         self.phase.set(Phase::Finished as u8);
         self.awaited.clear();
         for slot in &self.frame.slots {
-            slot.clear();
+            if !slot.is_empty() {
+                slot.clear();
+            }
         }
     }
 }

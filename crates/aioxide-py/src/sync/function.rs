@@ -95,8 +95,11 @@ fn check_receiver(function: &Function, this: Obj<'_>) -> R<()> {
     let Some(receiver) = function.receiver else {
         return Ok(());
     };
-    let class = receiver(state());
-    if this.is_instance_of_type(class.ptr().cast()) {
+    let class = receiver(state()).ptr().cast();
+    // The class that users see is right below the one with the methods.
+    // SAFETY: an object keeps its type alive.
+    let below = unsafe { (*this.type_ptr()).tp_base };
+    if below == class || this.is_instance_of_type(class) {
         return Ok(());
     }
     Err(wrong_receiver(function, this))

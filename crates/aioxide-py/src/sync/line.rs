@@ -163,9 +163,16 @@ impl Line {
         Ok(None)
     }
 
+    /// Whether nobody waits, where no Python object has to be asked.
+    #[inline]
+    fn is_surely_empty(&self) -> bool {
+        self.shape.get() != Shape::Shown && self.futures.borrow().is_empty()
+    }
+
     /// The first of those who wait.
+    #[inline]
     pub fn first(&self) -> R<Option<Ref>> {
-        if self.is_empty()? {
+        if self.is_surely_empty() || self.is_empty()? {
             return Ok(None);
         }
         self.find(|future| Ok(Some(future.to_ref())))
@@ -174,6 +181,9 @@ impl Line {
     /// Takes the first out.
     #[inline]
     pub fn pop(&self) -> R<Option<Ref>> {
+        if self.is_surely_empty() {
+            return Ok(None);
+        }
         match self.shown() {
             None => Ok(self.futures.borrow_mut().pop_front()),
             Some(_) if self.is_empty()? => Ok(None),
@@ -187,7 +197,7 @@ impl Line {
     /// Whether anybody waits who was not cancelled.
     #[inline]
     pub fn has_live(&self) -> R<bool> {
-        if self.is_empty()? {
+        if self.is_surely_empty() || self.is_empty()? {
             return Ok(false);
         }
         let live = self.find(|future| Ok((!is_cancelled(future)?).then_some(())))?;

@@ -65,7 +65,7 @@ const ACQUIRE: u32 = 1 << 2;
 const RELEASE: u32 = 1 << 3;
 const ANY: u32 = 0b11111;
 
-#[inline]
+#[inline(always)]
 fn is_native(lock: Obj<'_>, needed: u32) -> R<bool> {
     Ok(replaced(lock, &state().sync.lock)? & needed == 0)
 }
@@ -77,6 +77,7 @@ pub fn is_plain(object: Obj<'_>) -> R<bool> {
 }
 
 /// Whether `release` of a native lock is the native one.
+#[inline]
 pub fn has_own_release(lock: Obj<'_>) -> R<bool> {
     is_native(lock, RELEASE | WAKE_UP_FIRST)
 }
@@ -127,6 +128,7 @@ pub fn release(lock: Obj<'_>) -> R<()> {
     wake_first(this)
 }
 
+#[inline]
 fn wake_first(this: &LockFields) -> R<()> {
     match this.waiters.first()? {
         Some(first) if !is_done(first.obj())? => resolve(first.obj(), boolean(true)),

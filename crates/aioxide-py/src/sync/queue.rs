@@ -16,7 +16,7 @@ use super::count::Count;
 use super::event;
 use super::line::{Line, cancel, is_cancelled, is_done, resolve};
 use super::queue_items::{Items, Order};
-use crate::ffi::builtin::Comparison;
+use crate::ffi::builtin::{self, Comparison};
 use crate::ffi::class::Visitor;
 use crate::ffi::object::none_ref;
 use crate::ffi::{Obj, R, Raised, Ref, Slot};
@@ -85,6 +85,8 @@ pub struct Errors {
     shut_down: Option<Ref>,
     pub(super) heappush: Ref,
     pub(super) heappop: Ref,
+    /// These are CPython's own, which `ffi::heap` does alike.
+    pub(super) native_heap: bool,
 }
 
 impl Errors {
@@ -96,12 +98,18 @@ impl Errors {
             None
         };
         let heapq = crate::ffi::call::import(c"heapq")?;
+        let heappush = heapq.obj().getattr_str(c"heappush")?;
+        let heappop = heapq.obj().getattr_str(c"heappop")?;
+        let native_heap = [&heappush, &heappop]
+            .iter()
+            .all(|function| builtin::is_builtin_function(function.obj()));
         Ok(Errors {
             empty: stock(c"QueueEmpty")?,
             full: stock(c"QueueFull")?,
             shut_down,
-            heappush: heapq.obj().getattr_str(c"heappush")?,
-            heappop: heapq.obj().getattr_str(c"heappop")?,
+            heappush,
+            heappop,
+            native_heap,
         })
     }
 }

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use crate::ffi::builtin::{len, type_name};
 use crate::ffi::call::list;
 use crate::ffi::class::Visitor;
-use crate::ffi::{Obj, R, Raised, Ref, Slot};
+use crate::ffi::{Obj, R, Raised, Ref, Slot, heap};
 use crate::state::state;
 
 /// Which item a queue gives first.
@@ -106,6 +106,9 @@ impl Items {
         let object = self.object(queue)?;
         let state = state();
         if self.order == Order::Least {
+            if state.sync.queue_errors.native_heap && heap::is_list(object.obj()) {
+                return heap::push(object.obj(), item);
+            }
             let heappush = state.sync.queue_errors.heappush.obj();
             return heappush.call(&[object.obj(), item]).map(drop);
         }
@@ -126,6 +129,9 @@ impl Items {
             Order::First => object.obj().call_method0(state.names.popleft.obj()),
             Order::Last => object.obj().call_method0(state.names.pop.obj()),
             Order::Least => {
+                if state.sync.queue_errors.native_heap && heap::is_list(object.obj()) {
+                    return heap::pop(object.obj());
+                }
                 let heappop = state.sync.queue_errors.heappop.obj();
                 heappop.call1(object.obj())
             }

@@ -4,7 +4,6 @@
 
 use super::coroutine::{self, Frame, Kind, Next, Resumed};
 use super::function::{Call, Function};
-use crate::ffi::call::int;
 use crate::ffi::{Args, Obj, R, Raised, Ref, Signature};
 use crate::state::state;
 
@@ -36,6 +35,9 @@ const RESULT: usize = 1;
 const HANDLE: usize = 2;
 
 fn sleep(args: Args<'_>) -> R<Ref> {
+    if let Some([delay]) = args.exactly::<1>() {
+        return coroutine::create(&KIND, [Some(delay.to_ref())]);
+    }
     let [delay, result] = args.bind_python::<2>(&SIGNATURE)?;
     coroutine::create(&KIND, [delay.map(Obj::to_ref), result.map(Obj::to_ref)])
 }
@@ -48,7 +50,8 @@ fn body(frame: &Frame, resumed: Resumed) -> R<Next> {
     match frame.stage.get() {
         STARTED => {
             let delay = frame.slots[DELAY].get_or_none();
-            if delay.obj().is_at_most(int(0)?.obj())? {
+            let zero = state().zero.obj();
+            if delay.obj().is(zero) || delay.obj().is_at_most(zero)? {
                 frame.stage.set(YIELDED);
                 return Ok(Next::Yield);
             }

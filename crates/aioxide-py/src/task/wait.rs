@@ -122,10 +122,15 @@ fn loop_of_foreign(awaited: Obj<'_>) -> R<Ref> {
 }
 
 /// What to throw into a task that waited for `awaited`, which is done: its exception, or nothing.
+#[inline]
 pub fn outcome_of(task: Obj<'_>, awaited: Obj<'_>) -> R<Option<Ref>> {
     if future::is_native(awaited) {
         discard_edge(awaited, task)?;
-        return Ok(match future::outcome(future::fields(awaited)) {
+        let future = future::fields(awaited);
+        if future.has_value() {
+            return Ok(None);
+        }
+        return Ok(match future::outcome(future) {
             Ok(Outcome::Value(_)) => None,
             Ok(Outcome::Error(error)) => Some(error),
             Err(raised) => Some(raised.take()),
