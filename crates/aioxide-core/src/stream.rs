@@ -366,6 +366,21 @@ impl<C: AsRef<[u8]>> Stream<C> {
         })
     }
 
+    /// Data of a [`WritePlan::Queue`], the short way: true if it is held from now on and
+    /// [`Action::FlushLater`] is all there is to do, false if nothing is.
+    ///
+    /// # Errors
+    /// Gives the chunk back where there may be more to do: [`Stream::handle_queued`] tells.
+    #[inline]
+    pub fn handle_held(&mut self, chunk: C) -> Result<bool, C> {
+        let size_bytes = self.queue.size_bytes() + chunk.as_ref().len();
+        if self.want_write || self.is_too_much_to_hold(size_bytes) {
+            return Err(chunk);
+        }
+        self.queue.push(chunk, 0)?;
+        Ok(!std::mem::replace(&mut self.flush_due, true))
+    }
+
     /// Data of a [`WritePlan::Queue`].
     ///
     /// # Errors

@@ -77,11 +77,11 @@ impl Driver {
             WritePlan::Lost { warn } => self.seen.extend(warn.then_some(Seen::Warn)),
             WritePlan::Queue => {
                 self.pushed += 1;
-                let step = self
-                    .stream
-                    .handle_queued(chunk)
-                    .expect("a plan never queues nothing");
-                self.run(step);
+                let step = match self.stream.handle_held(chunk) {
+                    Ok(is_first) => return self.flushes += usize::from(is_first),
+                    Err(chunk) => self.stream.handle_queued(chunk),
+                };
+                self.run(step.expect("a plan never queues nothing"));
             }
             WritePlan::SendNow => {
                 let sent = match self.kernel.send(std::iter::once(&chunk[..])) {

@@ -72,7 +72,7 @@ impl<C: AsRef<[u8]>> Stream<C> {
         (Phase::Done, Some(Action::FlushLater))
     }
 
-    fn is_too_much_to_hold(&self, size_bytes: usize) -> bool {
+    pub(super) fn is_too_much_to_hold(&self, size_bytes: usize) -> bool {
         size_bytes > HELD_BYTES_MAX || self.flow.is_over(size_bytes)
     }
 

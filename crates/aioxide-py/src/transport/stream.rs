@@ -19,7 +19,7 @@ use super::base::{Fields, fields};
 use super::report::{self, fatal, fatal_callback};
 use super::sendfile;
 use super::tls;
-use super::write::{settle, transmit, transmit_held};
+use super::write::{flush_later, settle, transmit, transmit_held};
 use crate::event_loop;
 use crate::ffi::buffer::Buffer;
 use crate::ffi::object::{none, none_ref};
@@ -294,7 +294,7 @@ fn act(transport: Obj<'_>, this: &Fields, action: Action, exc: Obj<'_>) -> R<()>
     let names = &state().names;
     match action {
         Action::Interest => this.sync_interest(transport),
-        Action::FlushLater => this.in_loop(|native| native.flush_later(transport.to_ref(), flush)),
+        Action::FlushLater => flush_later(transport, this),
         Action::Send => transmit(transport, this),
         Action::PauseProtocol => tell(
             transport,

@@ -14,7 +14,7 @@ use aioxide_core::stream::{Moment, Rules, Step, WritePlan};
 
 use super::base::{Chunk, Fields, fields};
 use super::report::{self, fatal};
-use super::stream::{run, run_in};
+use super::stream::{flush, run, run_in};
 use crate::event_loop;
 use crate::ffi::buffer::Buffer;
 use crate::ffi::object::{none, none_ref};
@@ -179,7 +179,11 @@ fn conclude(
         }
         Offer::Queue => {
             let chunk = chunk()?;
-            this.with(|stream| stream.handle_queued(chunk))
+            match this.with(|stream| stream.handle_held(chunk)) {
+                Ok(false) => return Ok(none_ref()),
+                Ok(true) => return flush_later(transport, this).map(|()| none_ref()),
+                Err(chunk) => this.with(|stream| stream.handle_queued(chunk)),
+            }
         }
         Offer::Unsent(_) => {
             let chunk = chunk()?;
@@ -191,6 +195,12 @@ fn conclude(
         Err(empty) => drop(empty),
     }
     Ok(none_ref())
+}
+
+/// Has what is held leave at the end of the turn.
+#[inline]
+pub fn flush_later(transport: Obj<'_>, this: &Fields) -> R<()> {
+    this.in_loop(|native| native.flush_later(transport.to_ref(), flush))
 }
 
 /// A view that is not contiguous: asyncio finds out when it sends.
