@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+# How lines of valgrind begin.
+VALGRIND = re.compile(r"(==|--)\d+\1")
 # The samples of one round, by the metric's key.
 Samples: TypeAlias = dict[str, list[float]]
 
@@ -107,6 +110,8 @@ def on_core(core: int) -> Iterator[None]:
 
 
 def last_line(text: str) -> str:
-    """Return the last line of an error output: where Python says what happened."""
-    lines = text.strip().splitlines()
+    """Return the last line of an error output that is not valgrind's: where Python says what
+    happened.
+    """
+    lines = [line for line in text.strip().splitlines() if not VALGRIND.match(line)]
     return lines[-1].strip() if lines else ""

@@ -91,7 +91,8 @@ class Watched:
         assert self.process.stdout is not None
         if line := self.process.stdout.readline().strip():
             return line
-        raise cases.Failure(complaint(self.process.communicate()[1]))
+        errors = self.process.communicate()[1]
+        raise cases.Failure(cases.last_line(errors) or "it ended")
 
     def go_on(self) -> None:
         """Say a line to it."""
@@ -163,11 +164,6 @@ def run_server(loop: str, name: str, few: int, many: int, output: Path) -> Spent
         return watched.spent(partial(answer, few)), watched.spent(partial(answer, many))
     finally:
         watched.end()
-
-
-def complaint(errors: str) -> str:
-    """Return the last line of an error output that is not valgrind's."""
-    return cases.last_line(re.sub(r"^==.*\n?", "", errors, flags=re.MULTILINE)) or "it failed"
 
 
 def functions(output: Path) -> Counter[tuple[str, str]]:
@@ -257,7 +253,8 @@ def main() -> None:
                 try:
                     everything, own, listed = count(loop, name, options.top)
                 except cases.Failure as error:
-                    raise SystemExit(f"{loop}, {name}: {error}") from None
+                    print(f"| {name} | {loop} | **failed** | {error} |", flush=True)
+                    continue
                 print(f"| {name} | {loop} | {everything:.0f} | {own:.0f} |", flush=True)
                 if listed:
                     print(listed)

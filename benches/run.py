@@ -235,6 +235,7 @@ def main() -> None:
     except KeyboardInterrupt:
         # Of a run of hours, what was measured is shown and kept.
         print("\nstopped", file=sys.stderr)
+        chosen = [case for case in chosen if any(name == case.name for name, _ in cells)]
     finally:
         services.close()
     collect.progress("")

@@ -92,6 +92,12 @@ def test_every_case_has_a_name_of_its_own() -> None:
 # --- failures ---
 
 
+def test_what_went_wrong_is_not_said_by_valgrind() -> None:
+    text = "Error: it broke\n==12== for lists of errors\n--12-- it at http\n"
+    assert cases.last_line(text) == "Error: it broke"
+    assert cases.last_line("==12== only that") == ""
+
+
 def test_a_failure_is_kept_and_the_others_go_on() -> None:
     calls: list[str] = []
 
