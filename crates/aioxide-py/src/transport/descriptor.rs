@@ -34,9 +34,21 @@ pub struct SocketKind {
 impl SocketKind {
     /// Asks a socket object.
     pub fn of(socket: Obj<'_>) -> R<SocketKind> {
+        let asyncio = &state().asyncio;
+        let is_plain = socket.type_obj().is(asyncio.socket_class.obj());
+        let number = |name: &std::ffi::CStr| {
+            // The class in Python makes an enumeration's member of it, for a microsecond.
+            let value = if is_plain {
+                let member = asyncio.socket_base.obj().getattr_str(name)?;
+                member.obj().getattr_str(c"__get__")?.obj().call1(socket)?
+            } else {
+                socket.getattr_str(name)?
+            };
+            value.obj().to_i64()
+        };
         Ok(SocketKind {
-            family: socket.getattr_str(c"family")?.obj().to_i64()?,
-            kind: socket.getattr_str(c"type")?.obj().to_i64()?,
+            family: number(c"family")?,
+            kind: number(c"type")?,
             proto: socket.getattr_str(c"proto")?.obj().to_i64()?,
         })
     }

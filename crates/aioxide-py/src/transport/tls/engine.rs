@@ -403,7 +403,13 @@ impl Engine {
     /// What the handshake found out: certificate, cipher, compression.
     pub fn findings(&self) -> R<[Ref; 3]> {
         let names = &state().names;
-        let object = self.object.get_or_none();
+        // The methods of an `SSLObject` proper only pass the question on.
+        let slot = if self.is_direct.get() {
+            &self.driven
+        } else {
+            &self.object
+        };
+        let object = slot.get_or_none();
         let ask = |name: &Ref| object.obj().call_method0(name.obj());
         Ok([
             ask(&names.getpeercert)?,
