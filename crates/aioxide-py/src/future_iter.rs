@@ -7,13 +7,12 @@
 //! touch: the future's `blocking` mark. Invariant: after `throw` or `close` the iterator holds no
 //! future and is finished.
 
-use std::ffi::c_int;
-
 use pyo3_ffi as c;
 
-use crate::ffi::class::{Class, Visitor, noargs, onearg, varargs};
+use crate::ffi::class::{Class, noargs, onearg, varargs};
 use crate::ffi::object::none_ref;
-use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Slot, layout, stop, trash};
+use crate::ffi::references::{self, OFFSET, References};
+use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Slot, layout, stop};
 use crate::future;
 use crate::state::state;
 
@@ -22,7 +21,11 @@ struct IterFields {
     future: Slot,
 }
 
-const OFFSET: usize = size_of::<PyObject>();
+impl References for IterFields {
+    fn each(&self, mut look: impl FnMut(&Slot)) {
+        look(&self.future);
+    }
+}
 
 fn fields(iter: Obj<'_>) -> &IterFields {
     // SAFETY: only instances of this module's final type come here.
@@ -289,50 +292,9 @@ fn make_exception(class: Obj<'_>, value: Option<Obj<'_>>) -> R<Ref> {
     }
 }
 
-unsafe extern "C" fn traverse(
-    iter: *mut PyObject,
-    visit: c::visitproc,
-    arg: *mut std::ffi::c_void,
-) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    let iter = unsafe { Obj::from_ptr(iter) };
-    let mut visitor = Visitor::new(visit, arg);
-    visitor.visit(iter.type_ptr().cast());
-    visitor.slot(&fields(iter).future);
-    visitor.status()
-}
-
-unsafe extern "C" fn clear(iter: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    fields(unsafe { Obj::from_ptr(iter) }).future.clear();
-    0
-}
-
-unsafe extern "C" fn dealloc(iter: *mut PyObject) {
-    // SAFETY: the interpreter calls this once, for an instance without references.
-    unsafe { trash::bounded(iter, free) }
-}
-
-/// Takes an instance apart.
-///
-/// # Safety
-/// `iter` is an instance of ours without references.
-unsafe fn free(iter: *mut PyObject) {
-    // SAFETY: an instance of ours with no references left.
-    unsafe {
-        let class = c::Py_TYPE(iter);
-        c::PyObject_GC_UnTrack(iter.cast());
-        fields(Obj::from_ptr(iter)).future.clear();
-        future::free_instance(iter, class);
-    }
-}
-
 /// Creates the iterator type.
 pub fn build_type() -> R<Ref> {
-    Class::new(c"aioxide.FutureIter", OFFSET + size_of::<IterFields>())
-        .slot(c::Py_tp_traverse, traverse as *mut _)
-        .slot(c::Py_tp_clear, clear as *mut _)
-        .slot(c::Py_tp_dealloc, dealloc as *mut _)
+    references::class::<IterFields>(c"aioxide.FutureIter")
         .slot(c::Py_tp_iter, c::PyObject_SelfIter as *mut _)
         .slot(c::Py_tp_iternext, iternext as *mut _)
         .slot(c::Py_am_send, am_send as *mut _)

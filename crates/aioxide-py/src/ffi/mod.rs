@@ -27,6 +27,7 @@ mod openssl_wire;
 pub mod park;
 pub mod python_method;
 pub mod raising;
+pub mod references;
 pub mod registry;
 pub mod sequence;
 pub mod set;

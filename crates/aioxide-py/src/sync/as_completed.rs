@@ -6,7 +6,6 @@
 //! is listened to. *Source*: `asyncio.as_completed`, `asyncio.tasks._AsCompletedIterator`.
 
 use std::cell::Cell;
-use std::ffi::{c_int, c_void};
 
 use pyo3_ffi as c;
 
@@ -17,11 +16,11 @@ use crate::ffi::builtin::{
     collect, len, set_add, set_from, set_new, set_remove, timeout_error, type_name,
 };
 use crate::ffi::call::import;
-use crate::ffi::class::{Class, Visitor, noargs, onearg};
+use crate::ffi::class::{noargs, onearg};
 use crate::ffi::object::none_ref;
 use crate::ffi::raising::stop_async_iteration;
-use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature, Slot, layout, trash};
-use crate::future::free_instance;
+use crate::ffi::references::{self, OFFSET, References};
+use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Signature, Slot, layout};
 use crate::state::state;
 
 #[repr(C)]
@@ -40,23 +39,24 @@ struct Fields {
     left: Cell<usize>,
 }
 
-const OFFSET: usize = size_of::<PyObject>();
-
 fn fields(this: Obj<'_>) -> &Fields {
     // SAFETY: only instances of this module's final type come here.
     unsafe { layout::fields(this.ptr(), OFFSET) }
 }
 
-impl Fields {
-    fn slots(&self) -> [&Slot; 6] {
+impl References for Fields {
+    fn each(&self, look: impl FnMut(&Slot)) {
+        let [fs, limit] = &self.given;
         [
             &self.done,
             &self.todo,
             &self.handle,
             &self.caller,
-            &self.given[0],
-            &self.given[1],
+            fs,
+            limit,
         ]
+        .into_iter()
+        .for_each(look);
     }
 }
 
@@ -314,56 +314,13 @@ fn close(this: Obj<'_>) -> R<Ref> {
     Ok(none_ref())
 }
 
-// ---- life ---------------------------------------------------------------------------------------
-
-unsafe extern "C" fn traverse(this: *mut PyObject, visit: c::visitproc, arg: *mut c_void) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    let this = unsafe { Obj::from_ptr(this) };
-    let mut visitor = Visitor::new(visit, arg);
-    visitor.visit(this.type_ptr().cast());
-    for slot in fields(this).slots() {
-        visitor.slot(slot);
-    }
-    visitor.status()
-}
-
-unsafe extern "C" fn clear(this: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    let this = unsafe { Obj::from_ptr(this) };
-    for slot in fields(this).slots() {
-        slot.clear();
-    }
-    0
-}
-
-unsafe extern "C" fn dealloc(this: *mut PyObject) {
-    // SAFETY: the interpreter calls this once, for an instance without references.
-    unsafe { trash::bounded(this, free) }
-}
-
-unsafe fn free(this: *mut PyObject) {
-    // SAFETY: an instance of ours with no references left: ours to take apart, once.
-    unsafe {
-        let class = c::Py_TYPE(this);
-        c::PyObject_GC_UnTrack(this.cast());
-        clear(this);
-        free_instance(this, class);
-    }
-}
-
 /// Creates the type; `maker` is the type of coroutine functions.
 pub fn build_type(maker: Obj<'_>) -> R<Ref> {
-    let class = Class::new(
-        c"aioxide._AsCompletedIterator",
-        OFFSET + size_of::<Fields>(),
-    )
-    .flags(c::Py_TPFLAGS_DISALLOW_INSTANTIATION)
-    .doc(c"Iterator of awaitables representing tasks of as_completed.")
-    .slot(c::Py_tp_traverse, traverse as *mut _)
-    .slot(c::Py_tp_clear, clear as *mut _)
-    .slot(c::Py_tp_dealloc, dealloc as *mut _)
-    .slot(c::Py_tp_iter, c::PyObject_SelfIter as *mut _)
-    .slot(c::Py_tp_iternext, iternext as *mut _);
+    let class = references::class::<Fields>(c"aioxide._AsCompletedIterator")
+        .flags(c::Py_TPFLAGS_DISALLOW_INSTANTIATION)
+        .doc(c"Iterator of awaitables representing tasks of as_completed.")
+        .slot(c::Py_tp_iter, c::PyObject_SelfIter as *mut _)
+        .slot(c::Py_tp_iternext, iternext as *mut _);
     if !cfg!(Py_3_13) {
         return class
             .methods([noargs!(c"close", close, c"Ends the iteration.")])

@@ -3,16 +3,14 @@
 //! `await` itself drives the coroutine and never sees one; code that iterates by hand does. May
 //! touch: the coroutine behind it. *Source*: CPython's `coroutine_wrapper`.
 
-use std::ffi::c_int;
-
 use pyo3_ffi as c;
 
 use super::class::{am_await, iternext, method_send, method_throw};
 use super::close;
-use crate::ffi::class::{Class, Visitor, noargs, onearg, varargs};
+use crate::ffi::class::{noargs, onearg, varargs};
 use crate::ffi::object::none_ref;
-use crate::ffi::{Args, Obj, PyObject, R, Ref, Slot, layout, trash};
-use crate::future;
+use crate::ffi::references::{self, OFFSET, References};
+use crate::ffi::{Args, Obj, PyObject, R, Ref, Slot, layout};
 use crate::state::state;
 
 #[repr(C)]
@@ -20,7 +18,11 @@ struct WrapperFields {
     coroutine: Slot,
 }
 
-const OFFSET: usize = size_of::<PyObject>();
+impl References for WrapperFields {
+    fn each(&self, mut look: impl FnMut(&Slot)) {
+        look(&self.coroutine);
+    }
+}
 
 fn coroutine_of(wrapper: Obj<'_>) -> Option<Ref> {
     // SAFETY: only instances of this module's final type come here.
@@ -71,64 +73,17 @@ unsafe extern "C" fn next(wrapper: *mut PyObject) -> *mut PyObject {
     }
 }
 
-unsafe extern "C" fn traverse(
-    wrapper: *mut PyObject,
-    visit: c::visitproc,
-    arg: *mut std::ffi::c_void,
-) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    let wrapper = unsafe { Obj::from_ptr(wrapper) };
-    // SAFETY: as in `coroutine_of`.
-    let fields: &WrapperFields = unsafe { layout::fields(wrapper.ptr(), OFFSET) };
-    let mut visitor = Visitor::new(visit, arg);
-    visitor.visit(wrapper.type_ptr().cast());
-    visitor.slot(&fields.coroutine);
-    visitor.status()
-}
-
-unsafe extern "C" fn clear(wrapper: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    let fields: &WrapperFields = unsafe { layout::fields(wrapper, OFFSET) };
-    fields.coroutine.clear();
-    0
-}
-
-unsafe extern "C" fn dealloc(wrapper: *mut PyObject) {
-    // SAFETY: the interpreter calls this once, for an instance without references.
-    unsafe { trash::bounded(wrapper, free) }
-}
-
-/// Takes an instance apart.
-///
-/// # Safety
-/// `wrapper` is an instance of ours without references.
-unsafe fn free(wrapper: *mut PyObject) {
-    // SAFETY: an instance of ours with no references left.
-    unsafe {
-        let class = c::Py_TYPE(wrapper);
-        c::PyObject_GC_UnTrack(wrapper.cast());
-        clear(wrapper);
-        future::free_instance(wrapper, class);
-    }
-}
-
 /// Creates the type.
 pub fn build_type() -> R<Ref> {
-    Class::new(
-        c"aioxide.CoroutineWrapper",
-        OFFSET + size_of::<WrapperFields>(),
-    )
-    .flags(c::Py_TPFLAGS_DISALLOW_INSTANTIATION)
-    .doc(c"What iterates a native coroutine.")
-    .slot(c::Py_tp_traverse, traverse as *mut _)
-    .slot(c::Py_tp_clear, clear as *mut _)
-    .slot(c::Py_tp_dealloc, dealloc as *mut _)
-    .slot(c::Py_tp_iter, c::PyObject_SelfIter as *mut _)
-    .slot(c::Py_tp_iternext, next as *mut _)
-    .methods([
-        onearg!(c"send", send, c"Continues the coroutine."),
-        varargs!(c"throw", throw, c"Raises where the coroutine waits."),
-        noargs!(c"close", close_method, c"Closes the coroutine."),
-    ])
-    .build(None)
+    references::class::<WrapperFields>(c"aioxide.CoroutineWrapper")
+        .flags(c::Py_TPFLAGS_DISALLOW_INSTANTIATION)
+        .doc(c"What iterates a native coroutine.")
+        .slot(c::Py_tp_iter, c::PyObject_SelfIter as *mut _)
+        .slot(c::Py_tp_iternext, next as *mut _)
+        .methods([
+            onearg!(c"send", send, c"Continues the coroutine."),
+            varargs!(c"throw", throw, c"Raises where the coroutine waits."),
+            noargs!(c"close", close_method, c"Closes the coroutine."),
+        ])
+        .build(None)
 }
