@@ -96,7 +96,7 @@ fn guard(handle: Obj<'_>) -> Option<&Guard> {
 }
 
 /// Runs `body` inside the handle's guard, if it has one.
-#[inline]
+#[inline(always)]
 fn guarded<T>(handle: Obj<'_>, body: impl FnOnce() -> R<T>) -> R<T> {
     match guard(handle) {
         None => body(),
@@ -125,6 +125,7 @@ pub struct Callback<'a> {
 }
 
 /// Creates a handle; `when` in loop seconds makes it a timer handle.
+#[inline]
 pub fn new(event_loop: Obj<'_>, callback: &Callback<'_>, when: Option<f64>) -> R<Ref> {
     let types = &state().types;
     let class = if when.is_some() {
@@ -132,10 +133,13 @@ pub fn new(event_loop: Obj<'_>, callback: &Callback<'_>, when: Option<f64>) -> R
     } else {
         &types.handle
     };
-    let fields = HandleFields::new(event_loop, callback)?;
-    fields.when.set(when.unwrap_or(0.0));
+    let parts = Parts::of(callback)?;
     // SAFETY: one of our types, of the size that its fields need.
-    unsafe { allocate(class, fields) }
+    unsafe {
+        allocate(class, || {
+            parts.fields(event_loop, when.unwrap_or(0.0), false)
+        })
+    }
 }
 
 /// Creates a handle that other threads may cancel: from 3.14 on it is guarded.
@@ -143,20 +147,21 @@ pub fn new_thread_safe(event_loop: Obj<'_>, callback: &Callback<'_>) -> R<Ref> {
     let Some(class) = &state().types.thread_safe_handle else {
         return new(event_loop, callback, None);
     };
-    let handle = HandleFields::new(event_loop, callback)?;
-    handle.guarded.set(true);
-    let guard = Guard::default();
-    guard.put_up();
+    let parts = Parts::of(callback)?;
+    let fields = || GuardedFields {
+        handle: parts.fields(event_loop, 0.0, true),
+        guard: Guard::up(),
+    };
     // SAFETY: our type, of the size that its fields need.
-    unsafe { allocate(class, GuardedFields { handle, guard }) }
+    unsafe { allocate(class, fields) }
 }
 
 /// Makes an instance of one of the handle types.
 ///
 /// # Safety
 /// `class` is that type, ready, and `T` its fields.
-#[inline]
-unsafe fn allocate<T>(class: &Ref, fields: T) -> R<Ref> {
+#[inline(always)]
+unsafe fn allocate<T>(class: &Ref, fields: impl FnOnce() -> T) -> R<Ref> {
     let offset = FIELDS_OFFSET.load(Ordering::Relaxed);
     // SAFETY: the new instance has uninitialised memory from its head on to the end of its fields.
     // It is tracked when all of it is valid.
@@ -167,41 +172,62 @@ unsafe fn allocate<T>(class: &Ref, fields: T) -> R<Ref> {
             let between = offset - HEAD_BYTES;
             new.cast::<u8>().add(HEAD_BYTES).write_bytes(0, between);
         }
-        new.cast::<u8>().add(offset).cast::<T>().write(fields);
+        new.cast::<u8>().add(offset).cast::<T>().write(fields());
         c::PyObject_GC_Track(new.cast());
         Ok(handle)
     }
 }
 
+/// What a new handle needs and may fail to get.
+struct Parts<'a> {
+    function: Obj<'a>,
+    context: ContextSlot,
+    args: [Slot; INLINE_ARGS],
+    nargs: u8,
+}
+
+impl<'a> Parts<'a> {
+    #[inline(always)]
+    fn of(callback: &Callback<'a>) -> R<Parts<'a>> {
+        let hold = |arg: &Obj<'_>| Slot::holding(arg.to_ref());
+        let (nargs, args) = match callback.args {
+            [] => (0, Default::default()),
+            [first] => (1, [hold(first), Slot::empty(), Slot::empty()]),
+            [first, second] => (2, [hold(first), hold(second), Slot::empty()]),
+            [first, second, third] => (3, [hold(first), hold(second), hold(third)]),
+            all => {
+                let all = Slot::holding(tuple(all)?);
+                (IN_TUPLE, [all, Slot::empty(), Slot::empty()])
+            }
+        };
+        Ok(Parts {
+            function: callback.function,
+            context: ContextSlot::new(callback.context)?,
+            args,
+            nargs,
+        })
+    }
+
+    #[inline(always)]
+    fn fields(self, event_loop: Obj<'_>, when: f64, guarded: bool) -> HandleFields {
+        let [first_arg, second_arg, third_arg] = self.args;
+        HandleFields {
+            callback: Slot::holding(self.function.to_ref()),
+            context: self.context,
+            event_loop: Slot::holding(event_loop.to_ref()),
+            first_arg,
+            second_arg,
+            third_arg,
+            nargs: Cell::new(self.nargs),
+            when: Cell::new(when),
+            guarded: Cell::new(guarded),
+            ..HandleFields::default()
+        }
+    }
+}
+
 impl HandleFields {
-    #[inline]
-    fn new(event_loop: Obj<'_>, callback: &Callback<'_>) -> R<HandleFields> {
-        let fields = HandleFields::default();
-        match callback.context {
-            Some(context) if !context.is_none() => fields.context.set(context.to_ref()),
-            _ => fields.context.set_copy()?,
-        }
-        fields.event_loop.set(Some(event_loop.to_ref()));
-        fields.callback.set(Some(callback.function.to_ref()));
-        fields.set_args(callback.args)?;
-        Ok(fields)
-    }
-
-    #[inline]
-    fn set_args(&self, args: &[Obj<'_>]) -> R<()> {
-        if args.len() > INLINE_ARGS {
-            self.first_arg.set(Some(tuple(args)?));
-            self.nargs.set(IN_TUPLE);
-            return Ok(());
-        }
-        for (slot, arg) in self.arg_slots().into_iter().zip(args) {
-            slot.set(Some(arg.to_ref()));
-        }
-        self.nargs.set(args.len() as u8);
-        Ok(())
-    }
-
-    #[inline]
+    #[inline(always)]
     fn arg_slots(&self) -> [&Slot; INLINE_ARGS] {
         [&self.first_arg, &self.second_arg, &self.third_arg]
     }
@@ -229,11 +255,13 @@ impl HandleFields {
         self.source_traceback.set(Some(traceback));
     }
 
-    #[inline]
+    #[inline(always)]
     fn drop_target(&self) {
         self.callback.clear();
-        for slot in self.arg_slots() {
-            slot.clear();
+        if self.nargs.get() != 0 {
+            for slot in self.arg_slots() {
+                slot.clear();
+            }
         }
     }
 
@@ -265,22 +293,40 @@ impl HandleFields {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn clear(&self) {
         self.context.clear();
-        for slot in self.slots() {
+        self.event_loop.clear();
+        self.drop_target();
+        for slot in [&self.source_traceback, &self.repr, &self.when_given] {
             slot.clear();
         }
+    }
+
+    /// As `init`: takes what a handle is made of.
+    fn fill(&self, event_loop: Obj<'_>, callback: &Callback<'_>) -> R<()> {
+        let parts = Parts::of(callback)?;
+        self.clear();
+        self.cancelled.set(false);
+        self.nargs.set(parts.nargs);
+        for (slot, arg) in self.arg_slots().into_iter().zip(&parts.args) {
+            slot.set(arg.take());
+        }
+        self.context.swap(&parts.context);
+        self.event_loop.set(Some(event_loop.to_ref()));
+        self.callback.set(Some(callback.function.to_ref()));
+        Ok(())
     }
 }
 
 /// Runs the callback in its context. An exception goes to the loop's exception handler, except
 /// `SystemExit` and `KeyboardInterrupt`, which come back. *Source*: `asyncio.Handle._run`.
+#[inline(always)]
 pub fn run(handle: Obj<'_>) -> R<()> {
     guarded(handle, || run_now(handle, fields(handle)))
 }
 
-#[inline]
+#[inline(always)]
 fn run_now(handle: Obj<'_>, this: &HandleFields) -> R<()> {
     let Some(callback) = this.callback.get() else {
         return Ok(());
@@ -297,7 +343,7 @@ fn run_now(handle: Obj<'_>, this: &HandleFields) -> R<()> {
 }
 
 /// Calls with references of its own: the callback may cancel this very handle.
-#[inline]
+#[inline(always)]
 fn call(this: &HandleFields, callback: Obj<'_>) -> R<()> {
     match this.nargs.get() {
         0 => callback.call0().map(drop),

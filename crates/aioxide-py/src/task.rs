@@ -135,13 +135,10 @@ fn start(task: Obj<'_>, this: &TaskFields, options: &Options<'_>) -> R<()> {
             "a coroutine was expected, got {got}"
         )));
     }
-    match options.context {
-        Some(given) if !given.is_none() => {
-            check_context(given)?;
-            this.context().set(given.to_ref());
-        }
-        _ => this.context().set_copy()?,
+    if let Some(given) = options.context.filter(|given| !given.is_none()) {
+        check_context(given)?;
     }
+    this.context().swap(&ContextSlot::new(options.context)?);
     this.waits_for.clear();
     this.future.exception().clear();
     this.future.must_cancel.set(false);

@@ -236,13 +236,9 @@ impl LoopFields {
                 Err(raised) => self.report_entry(entry, raised),
             },
             Entry::Call(handle) => {
-                let fields = handle::fields(handle.obj());
-                fields.set_scheduled(false);
-                if fields.is_cancelled() {
-                    Ok(())
-                } else {
-                    handle::run(handle.obj())
-                }
+                // A cancelled one has nothing to call.
+                handle::fields(handle.obj()).set_scheduled(false);
+                handle::run(handle.obj())
             }
             Entry::Done(target, future, listener) => {
                 match listener.tell(target.obj(), future.obj()) {

@@ -83,6 +83,7 @@ impl LoopFields {
     }
 
     /// A handle, with its origin in debug mode.
+    #[inline(always)]
     pub fn new_handle(&self, callback: &Callback<'_>, when: Option<f64>) -> R<Ref> {
         let handle = handle::new(self.object(), callback, when)?;
         self.trace_handle(handle.obj())?;
@@ -111,10 +112,10 @@ impl LoopFields {
     }
 
     /// Remembers where a handle was created, in debug mode.
+    #[inline]
     fn trace_handle(&self, handle: Obj<'_>) -> R<()> {
         if self.debug.get() {
-            let stack = state().asyncio.extract_stack.obj().call0()?;
-            handle::fields(handle).set_source_traceback(stack);
+            trace_always(handle)?;
         }
         Ok(())
     }
@@ -177,6 +178,13 @@ impl LoopFields {
         }
         Ok(())
     }
+}
+
+#[cold]
+fn trace_always(handle: Obj<'_>) -> R<()> {
+    let stack = state().asyncio.extract_stack.obj().call0()?;
+    handle::fields(handle).set_source_traceback(stack);
+    Ok(())
 }
 
 /// `(callback, *args, context=None)`.

@@ -8,7 +8,7 @@ use pyo3_ffi as c;
 use super::class::Visitor;
 use super::error::{R, check};
 use super::light_context::{Light, light};
-use super::object::{Obj, Ref, Slot, none_ref};
+use super::object::{Obj, Ref, Slot};
 
 /// `contextvars.copy_context()`: O(1), shares structure.
 #[inline]
@@ -58,66 +58,78 @@ impl ContextSlot {
         unsafe { &*std::ptr::from_ref(slot).cast() }
     }
 
-    /// Holds a copy of the current context.
-    #[inline]
-    pub fn set_copy(&self) -> R<()> {
-        let held = match light().and_then(Light::current_variables) {
-            Some(variables) => variables,
-            None => copy_current()?,
+    /// Holds what a program gave, mostly a context, or else a copy of the current one.
+    #[inline(always)]
+    pub fn new(given: Option<Obj<'_>>) -> R<ContextSlot> {
+        let held = match given {
+            Some(given) if !given.is_none() => given.to_ref(),
+            _ => match light().and_then(Light::current_variables) {
+                Some(variables) => variables,
+                None => copy_current()?,
+            },
         };
-        self.0.set(Some(held));
-        Ok(())
+        Ok(ContextSlot(Slot::holding(held)))
     }
 
-    /// Holds what a program gave: mostly a context.
-    #[inline]
-    pub fn set(&self, context: Ref) {
-        self.0.set(Some(context));
+    /// Gives this and another field each other's contents.
+    pub fn swap(&self, other: &ContextSlot) {
+        let mine = self.0.take();
+        self.0.set(other.0.take());
+        other.0.set(mine);
     }
 
     /// The context, from now on a single one; `None` if there is none.
     pub fn context(&self) -> R<Ref> {
-        match (self.0.get(), light()) {
-            (Some(held), Some(light)) if light.is_variables(held.obj()) => {
-                let context = light.context_of(held)?;
-                self.0.set(Some(context.clone()));
-                Ok(context)
-            }
-            (held, _) => Ok(held.unwrap_or_else(none_ref)),
+        match light().and_then(|light| self.lend(light)) {
+            Some(context) => context,
+            None => Ok(self.0.get_or_none()),
         }
     }
 
     /// Runs `body` in the context; `None` if this is not a context but only acts like one.
-    #[inline]
+    #[inline(always)]
     pub fn run<T>(&self, body: impl FnOnce() -> R<T>) -> Option<R<T>> {
-        let held = self.0.get()?;
         if let Some(light) = light()
-            && light.is_variables(held.obj())
+            && let Some(context) = self.lend(light)
         {
-            return Some(self.run_light(light, held, body));
+            return Some(context.and_then(|context| {
+                enter(context.obj())?;
+                let result = body();
+                leave(context.obj())?;
+                self.take_back(light, context);
+                result
+            }));
         }
-        if !is_native(held.obj()) {
+        let context = self.0.get()?;
+        if !is_native(context.obj()) {
             return None;
         }
-        Some(enter(held.obj()).and_then(|()| {
+        Some(enter(context.obj()).and_then(|()| {
             let result = body();
-            leave(held.obj()).and(result)
+            leave(context.obj()).and(result)
         }))
     }
 
-    #[inline]
-    fn run_light<T>(&self, light: &Light, held: Ref, body: impl FnOnce() -> R<T>) -> R<T> {
-        let context = light.context_of(held)?;
-        self.0.set(Some(context.clone()));
-        enter(context.obj())?;
-        let result = body();
-        leave(context.obj())?;
+    /// A context with the variables, if the field has only those; it has the context now.
+    #[inline(always)]
+    fn lend(&self, light: &Light) -> Option<R<Ref>> {
+        if !light.is_variables(self.0.borrowed()?) {
+            return None;
+        }
+        let variables = self.0.take()?;
+        Some(light.context_of(variables).inspect(|context| {
+            self.0.set(Some(context.clone()));
+        }))
+    }
+
+    /// The variables again, if nobody has kept the context meanwhile.
+    #[inline(always)]
+    fn take_back(&self, light: &Light, context: Ref) {
         if self.0.ptr() == context.ptr()
             && let Some(variables) = light.take_back(context)
         {
             self.0.set(Some(variables));
         }
-        result
     }
 
     /// Empties the field.

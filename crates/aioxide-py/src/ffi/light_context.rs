@@ -53,7 +53,7 @@ impl Light {
 
     /// The variables of the thread's current context: what a copy of it would have. Nothing if the
     /// thread has not had a context yet.
-    #[inline]
+    #[inline(always)]
     pub fn current_variables(&self) -> Option<Ref> {
         // SAFETY: the thread is attached; the word was found inside the thread state and is a
         // borrowed context or null.
@@ -65,7 +65,7 @@ impl Light {
     }
 
     /// A context with these variables, which nobody else refers to.
-    #[inline]
+    #[inline(always)]
     pub fn context_of(&self, variables: Ref) -> R<Ref> {
         let context = match self.spare.take() {
             // The collector may have shown it to somebody.
@@ -79,7 +79,7 @@ impl Light {
 
     /// The variables of a context of ours that was left, if nobody but its caller and its field
     /// refers to it.
-    #[inline]
+    #[inline(always)]
     pub fn take_back(&self, context: Ref) -> Option<Ref> {
         // SAFETY: alive; a context has its list of weak references there.
         let is_shared = unsafe {

@@ -176,6 +176,12 @@ impl Slot {
         Slot(Cell::new(None))
     }
 
+    /// A field that holds this.
+    #[inline]
+    pub const fn holding(value: Ref) -> Slot {
+        Slot(Cell::new(Some(value)))
+    }
+
     /// The pointer, borrowed, or null. Only for comparing and for `tp_traverse`.
     #[inline]
     pub fn ptr(&self) -> *mut PyObject {
@@ -186,6 +192,13 @@ impl Slot {
                 .as_ref()
                 .map_or(ptr::null_mut(), Ref::ptr)
         }
+    }
+
+    /// The content, borrowed: only as long as nothing can change the field.
+    #[inline]
+    pub(super) fn borrowed(&self) -> Option<Obj<'_>> {
+        // SAFETY: the field keeps it alive.
+        unsafe { Obj::from_nullable(self.ptr()) }
     }
 
     /// Whether the field holds nothing.

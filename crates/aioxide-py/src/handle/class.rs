@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering;
 
 use pyo3_ffi as c;
 
-use super::{FIELDS_OFFSET, GuardedFields, HandleFields, cancel, cancelled, fields, guard, run};
+use super::{
+    Callback, FIELDS_OFFSET, GuardedFields, HandleFields, cancel, cancelled, fields, guard, run,
+};
 use crate::event_loop;
 use crate::ffi::call::{float, tuple_item, tuple_len};
 use crate::ffi::class::{Class, Visitor, attribute, bind_tuple, initializer, noargs};
@@ -101,19 +103,16 @@ fn init_from(handle: Obj<'_>, bound: &[Option<Ref>]) -> R<()> {
     };
     // SAFETY: alive; a new tuple or an error.
     let args = unsafe { Ref::steal(c::PySequence_Tuple(args.ptr())) }?;
-    let this = fields(handle);
-    this.clear();
-    match run_context {
-        Some(context) if !context.obj().is_none() => this.context.set(context.clone()),
-        _ => this.context.set_copy()?,
-    }
-    this.cancelled.set(false);
-    this.event_loop.set(Some(event_loop.clone()));
-    this.callback.set(Some(callback.clone()));
     let items: Vec<Obj<'_>> = (0..tuple_len(args.obj()))
         .map(|index| tuple_item(args.obj(), index))
         .collect();
-    this.set_args(&items)?;
+    let this = fields(handle);
+    let callback = Callback {
+        function: callback.obj(),
+        args: &items,
+        context: run_context.as_ref().map(Ref::obj),
+    };
+    this.fill(event_loop.obj(), &callback)?;
     if event_loop::debug_of(event_loop.obj())? {
         this.set_source_traceback(state().asyncio.extract_stack.obj().call0()?);
     }
