@@ -32,7 +32,8 @@ fn op([kind, high, low]: [u8; 3]) -> Op {
         0..=15 => Op::Insert(deadline(high, low)),
         16..=20 => Op::PopDue(deadline(high, low)),
         21..=27 => Op::Cancel(usize::from(high) << 8 | usize::from(low)),
-        28 | 29 => Op::Sweep,
+        28 => Op::Settle,
+        29 => Op::Sweep,
         30 => Op::Compact,
         _ => Op::Drain,
     }

@@ -1,22 +1,28 @@
-//! Deadlines: a small 4-ary min-heap of the nearest, and ever farther batches of the rest; first in
-//! first out among equal deadlines, with lazy cancelling.
+//! Deadlines: the fresh ones as they came, a small 4-ary min-heap of the nearest, and ever farther
+//! batches of the rest; first in first out among equal deadlines, with lazy cancelling.
 //!
 //! May touch: its own memory only; entries are moved in and handed back, never looked at.
 //! Invariants, where `rank` is (deadline, insertion number):
 //! - every entry of the heap is at or after its parent;
 //! - everything in the heap ranks before everything in the last (nearest) batch, which ranks before
 //!   everything in the batch under it, and so on; a batch has no order within and is never empty;
-//! - the heap is empty only when there is no timer at all;
+//! - the heap is empty only when there is no batch;
+//! - fresh entries have no order; `fresh_first` is the least of their ranks;
 //! - `cancelled` is never less than the number of entries that `note_cancelled` told of and that
 //!   are still here.
 //!
 //! ```text
 //!   batches[0]  >  batches[1]  >  ...  >  heap        > by rank
 //!    farthest                    nearest   next
-//!   insert: append to its batch, or into the heap; a heap of more than `near_max` entries lets
-//!           its far part go as a new nearest batch
+//!   insert: append to the fresh ones
+//!   settle: each fresh one is appended to its batch, or goes into the heap; a heap of more than
+//!           `near_max` entries lets its far part go as a new nearest batch
 //!   pop:    from the heap; an empty heap takes the nearest batch, halved until it is small
 //! ```
+//!
+//! Why fresh ones: most timers guard something against taking too long, and are cancelled soon. One
+//! that is cancelled before it is settled leaves at once, however many others there are, and its
+//! memory is used again while it is still in a cache.
 //!
 //! Why not one heap: with a million timers each step of a pop is a cache miss, a dozen times the
 //! cost with a thousand. Here a pop works in a heap that fits the nearest cache, a far timer costs
@@ -24,8 +30,8 @@
 //! (Heaps with four children: Johnson 1975. Splitting only as far as needed: the incremental
 //! quicksort of Paredes and Navarro 2006.)
 //!
-//! A cancelled entry stays until it reaches the head or until more than half of at least
-//! `COMPACT_LEN_MIN` entries are cancelled, so cancelling is O(1) and memory at most doubles.
+//! A settled entry that is cancelled stays until it reaches the head or until more than half of at
+//! least `COMPACT_LEN_MIN` entries are cancelled, so cancelling is O(1) and memory at most doubles.
 //! *Source*: the rules of asyncio's `BaseEventLoop._run_once`.
 
 #![forbid(unsafe_code)]
@@ -40,6 +46,12 @@ const COMPACT_LEN_MIN: usize = 100;
 /// Entries that the heap holds before it lets its far part go: 64 KiB of 32-byte entries, which
 /// stay in a core's own caches.
 const NEAR_MAX: usize = 2048;
+
+/// Fresh entries after which it is time to settle them: as many handles fit the nearest cache.
+const FRESH_MAX: usize = 256;
+
+/// After every other rank.
+const RANK_NONE: (u64, u64) = (u64::MAX, u64::MAX);
 
 /// The key of a deadline that is not a number: after every other, infinity included.
 const KEY_NAN: u64 = u64::MAX;
@@ -100,11 +112,15 @@ struct Batch<T> {
 /// due at once, which is what asyncio's comparison (`when >= end_time` is false) makes of it.
 #[derive(Debug)]
 pub struct Timers<T> {
+    /// The entries that came last, in order of arrival.
+    fresh: Vec<Entry<T>>,
+    /// The least rank of these.
+    fresh_first: (u64, u64),
     /// The nearest entries, a heap.
     heap: Vec<Entry<T>>,
     /// The others, farthest first.
     batches: Vec<Batch<T>>,
-    /// Number of entries in heap and batches.
+    /// Number of entries, wherever they are.
     len: usize,
     sequence: u64,
     /// Upper bound of the number of cancelled entries.
@@ -131,6 +147,8 @@ impl<T> Timers<T> {
     #[must_use]
     pub const fn with_near_max(near_max: usize) -> Self {
         Self {
+            fresh: Vec::new(),
+            fresh_first: RANK_NONE,
             heap: Vec::new(),
             batches: Vec::new(),
             len: 0,
@@ -161,10 +179,11 @@ impl<T> Timers<T> {
         self.cancelled
     }
 
-    /// Adds `value`, due after `deadline` (seconds of the loop's clock).
+    /// Adds `value`, due after `deadline` (seconds of the loop's clock). O(1) amortised.
     ///
-    /// O(1) for a far deadline and on average; O(log) of the heap for one nearer than all others.
-    pub fn insert(&mut self, deadline: f64, value: T) {
+    /// True when so many are fresh that it is time for [`Timers::settle`].
+    #[inline]
+    pub fn insert(&mut self, deadline: f64, value: T) -> bool {
         let entry = Entry {
             key: key_of(deadline),
             sequence: self.sequence,
@@ -172,6 +191,37 @@ impl<T> Timers<T> {
         };
         self.sequence += 1;
         self.len += 1;
+        self.fresh_first = self.fresh_first.min(entry.rank());
+        self.fresh.push(entry);
+        self.fresh.len() % FRESH_MAX == 0
+    }
+
+    /// Gives the fresh timers their places; hands those that are cancelled back instead, in no
+    /// order. O(1) for each that is far, and on average; O(log) of the heap for a near one.
+    pub fn settle(&mut self, is_cancelled: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut removed = Vec::new();
+        if self.cancelled != 0 {
+            remove_from(&mut self.fresh, &is_cancelled, &mut removed);
+            self.len -= removed.len();
+            self.cancelled = self.cancelled.saturating_sub(removed.len()).min(self.len);
+        }
+        self.place_fresh();
+        removed
+    }
+
+    /// Gives all fresh timers their places.
+    fn place_fresh(&mut self) {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        self.fresh_first = RANK_NONE;
+        for entry in fresh.drain(..) {
+            self.place(entry);
+        }
+        if fresh.capacity() <= 4 * FRESH_MAX {
+            self.fresh = fresh;
+        }
+    }
+
+    fn place(&mut self, entry: Entry<T>) {
         let rank = entry.rank();
         if self.batches.last().is_none_or(|nearest| rank < nearest.low) {
             let index = self.heap.len();
@@ -198,17 +248,26 @@ impl<T> Timers<T> {
     #[inline]
     #[must_use]
     pub fn next_deadline(&self) -> Option<f64> {
-        self.heap.first().map(|entry| deadline_of(entry.key))
+        self.first_key().map(deadline_of)
+    }
+
+    /// The least key of all.
+    #[inline]
+    fn first_key(&self) -> Option<u64> {
+        let settled = self.heap.first().map(|entry| entry.key);
+        let fresh = (!self.fresh.is_empty()).then_some(self.fresh_first.0);
+        match (settled, fresh) {
+            (Some(settled), Some(fresh)) => Some(settled.min(fresh)),
+            (settled, fresh) => settled.or(fresh),
+        }
     }
 
     /// True when [`Timers::pop_due`] would return something. O(1).
     #[inline]
     #[must_use]
     pub fn is_due(&self, now: f64) -> bool {
-        match self.heap.first() {
-            Some(entry) => entry.key < key_of(now) || entry.key == KEY_NAN,
-            None => false,
-        }
+        self.first_key()
+            .is_some_and(|key| key < key_of(now) || key == KEY_NAN)
     }
 
     /// Takes out the earliest timer whose deadline is before `now` (seconds). O(log n) amortised.
@@ -216,7 +275,18 @@ impl<T> Timers<T> {
     /// The caller passes its time plus the clock's resolution. Cancelled timers come too: whoever
     /// runs them looks.
     pub fn pop_due(&mut self, now: f64) -> Option<T> {
-        if self.is_due(now) { self.pop() } else { None }
+        if !self.is_due(now) {
+            return None;
+        }
+        // As long as a settled one is first, the fresh ones can wait.
+        if self
+            .heap
+            .first()
+            .is_none_or(|first| self.fresh_first < first.rank())
+        {
+            self.place_fresh();
+        }
+        self.pop()
     }
 
     /// Counts one more cancelled timer; it stays until it is swept. O(1).
@@ -227,6 +297,9 @@ impl<T> Timers<T> {
 
     /// Takes out the earliest timer if `is_cancelled` says so. O(log n) amortised.
     pub fn pop_cancelled_head(&mut self, is_cancelled: impl FnOnce(&T) -> bool) -> Option<T> {
+        if !self.fresh.is_empty() {
+            self.place_fresh();
+        }
         if !is_cancelled(&self.heap.first()?.value) {
             return None;
         }
@@ -243,6 +316,7 @@ impl<T> Timers<T> {
 
     /// Takes out all cancelled timers and hands them back, in no order. O(n).
     pub fn compact(&mut self, is_cancelled: impl Fn(&T) -> bool) -> Vec<T> {
+        self.place_fresh();
         let mut removed = Vec::with_capacity(self.cancelled);
         remove_from(&mut self.heap, &is_cancelled, &mut removed);
         for batch in &mut self.batches {
@@ -261,8 +335,9 @@ impl<T> Timers<T> {
     /// Every timer with its deadline in seconds, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (f64, &T)> {
         let far = self.batches.iter().flat_map(|batch| &batch.entries);
-        self.heap
+        self.fresh
             .iter()
+            .chain(&self.heap)
             .chain(far)
             .map(|entry| (deadline_of(entry.key), &entry.value))
     }
@@ -271,9 +346,11 @@ impl<T> Timers<T> {
     pub fn drain(&mut self) -> Vec<T> {
         self.len = 0;
         self.cancelled = 0;
+        self.fresh_first = RANK_NONE;
         let far = std::mem::take(&mut self.batches);
-        std::mem::take(&mut self.heap)
+        std::mem::take(&mut self.fresh)
             .into_iter()
+            .chain(std::mem::take(&mut self.heap))
             .chain(far.into_iter().flat_map(|batch| batch.entries))
             .map(|entry| entry.value)
             .collect()

@@ -211,10 +211,18 @@ impl<E, R> Turn<E, R> {
         self.ready.pop()
     }
 
-    /// Takes cancelled timers out, from the head or, when they are too many, all.
+    /// Gives fresh timers their places and hands back those that are cancelled.
+    pub fn settle(&mut self, is_cancelled: impl Fn(&E) -> bool) -> Vec<E> {
+        let discarded = self.timers.settle(is_cancelled);
+        self.stats.timers_discarded.add(discarded.len() as u64);
+        discarded
+    }
+
+    /// Takes cancelled timers out: fresh ones, from the head or, when they are too many, all.
     #[cold]
     fn sweep(&mut self, is_cancelled: impl Fn(&E) -> bool, discarded: &mut Vec<E>) {
         let before = discarded.len();
+        discarded.extend(self.timers.settle(&is_cancelled));
         if self.timers.should_compact() {
             discarded.extend(self.timers.compact(&is_cancelled));
         }

@@ -14,6 +14,8 @@ pub enum Op {
     PopDue(f64),
     /// Cancels one of the timers.
     Cancel(usize),
+    /// Settles the fresh ones.
+    Settle,
     /// Takes cancelled timers from the head.
     Sweep,
     /// Takes all cancelled timers out.
@@ -100,6 +102,13 @@ fn carry_out(timers: &mut Timers<usize>, model: &mut Model, id: usize, op: &Op) 
             if !std::mem::replace(&mut model.0[index].is_cancelled, true) {
                 timers.note_cancelled();
             }
+        }
+        Op::Settle => {
+            let cancelled = timers.cancelled();
+            let removed = timers.settle(|id| model.is_cancelled(*id));
+            assert!(removed.iter().all(|id| model.is_cancelled(*id)));
+            assert!(removed.len() <= cancelled);
+            model.0.retain(|timer| !removed.contains(&timer.id));
         }
         Op::Sweep => {
             while let Some(id) = timers.pop_cancelled_head(|id| model.is_cancelled(*id)) {

@@ -126,10 +126,47 @@ fn op() -> impl Strategy<Value = Op> {
         12 => deadline().prop_map(Op::Insert),
         4 => deadline().prop_map(Op::PopDue),
         6 => any::<usize>().prop_map(Op::Cancel),
+        2 => Just(Op::Settle),
         2 => Just(Op::Sweep),
         1 => Just(Op::Compact),
         1 => Just(Op::Drain),
     ]
+}
+
+#[test]
+fn who_is_cancelled_while_fresh_leaves_however_many_others_there_are() {
+    let mut timers = Timers::new();
+    for number in 0..10_000 {
+        timers.insert(f64::from(number), 0);
+    }
+    assert!(timers.settle(|_| false).is_empty());
+    let mut asked = 0;
+    for number in 0..10_000_u32 {
+        let is_time = timers.insert(1e6, 1);
+        timers.note_cancelled();
+        assert_eq!(is_time, (number + 1) as usize % FRESH_MAX == 0);
+        if is_time {
+            assert_eq!(timers.settle(|value| *value == 1).len(), FRESH_MAX);
+            asked += 1;
+        }
+    }
+    assert_eq!(asked, 10_000 / FRESH_MAX);
+    assert_eq!(timers.settle(|value| *value == 1).len(), 10_000 % FRESH_MAX);
+    assert_eq!((timers.len(), timers.cancelled()), (10_000, 0));
+}
+
+#[test]
+fn a_fresh_timer_is_the_next_one_if_it_is_first() {
+    let mut timers = Timers::new();
+    timers.insert(2.0, 2);
+    timers.settle(|_| false);
+    timers.insert(1.0, 1);
+    assert_eq!(timers.next_deadline(), Some(1.0));
+    assert!(timers.is_due(1.5));
+    timers.insert(2.0, 3);
+    assert_eq!(timers.pop_due(1.5), Some(1));
+    assert_eq!(timers.next_deadline(), Some(2.0));
+    assert_eq!(drain_in_order(&mut timers), [2, 3]);
 }
 
 proptest! {
@@ -155,6 +192,7 @@ fn many_timers_leave_in_order_whatever_their_order_of_arrival() {
         for number in 0..COUNT {
             timers.insert(f64::from(order(number)), number);
         }
+        assert!(timers.settle(|_| true).is_empty(), "none was cancelled");
         assert!(!timers.batches.is_empty(), "some are far");
         assert_eq!(drain_in_order(&mut timers), expected);
     }

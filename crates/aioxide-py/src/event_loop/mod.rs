@@ -41,6 +41,7 @@ use aioxide_core::turn::Turn;
 
 use crate::ffi::class::Visitor;
 use crate::ffi::{Obj, R, Raised, Ref, Slot, layout};
+use crate::handle;
 use crate::state::state;
 use crate::sync::Listener;
 use held::Held;
@@ -74,6 +75,20 @@ pub enum Entry {
 }
 
 impl Entry {
+    /// Whether it is a handle that was cancelled.
+    fn is_cancelled(&self) -> bool {
+        matches!(self, Entry::Call(handle) if handle::fields(handle.obj()).is_cancelled())
+    }
+
+    /// Drops entries that left the timers; nothing is borrowed meanwhile.
+    fn discard(entries: Vec<Entry>) {
+        for entry in &entries {
+            if let Entry::Call(handle) = entry {
+                handle::fields(handle.obj()).set_scheduled(false);
+            }
+        }
+    }
+
     /// Visits its references, for the collector.
     fn visit(&self, visitor: &mut Visitor) {
         match self {

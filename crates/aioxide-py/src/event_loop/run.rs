@@ -85,10 +85,6 @@ pub fn methods() -> Vec<c::PyMethodDef> {
     ]
 }
 
-fn is_cancelled(entry: &Entry) -> bool {
-    matches!(entry, Entry::Call(handle) if handle::fields(handle.obj()).is_cancelled())
-}
-
 impl LoopFields {
     fn run_once(&self, events: &mut Events) -> R<()> {
         self.flush()?;
@@ -97,17 +93,14 @@ impl LoopFields {
         }
         let mut discarded = Vec::new();
         let stopping = self.stopping.get();
-        let poll =
-            self.turn
-                .borrow_mut()
-                .prepare(&self.inbox, stopping, is_cancelled, &mut discarded);
+        let poll = self.turn.borrow_mut().prepare(
+            &self.inbox,
+            stopping,
+            Entry::is_cancelled,
+            &mut discarded,
+        );
         if !discarded.is_empty() {
-            for entry in &discarded {
-                if let Entry::Call(handle) = entry {
-                    handle::fields(handle.obj()).set_scheduled(false);
-                }
-            }
-            drop(discarded);
+            Entry::discard(discarded);
         }
         match poll {
             Poll::Skip => {}

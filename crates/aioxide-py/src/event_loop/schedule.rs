@@ -148,10 +148,10 @@ impl LoopFields {
         }
         let handle = self.new_handle(callback, Some(when))?;
         handle::fields(handle.obj()).set_scheduled(true);
-        self.turn
-            .borrow_mut()
-            .timers
-            .insert(when, Entry::Call(handle.clone()));
+        let entry = Entry::Call(handle.clone());
+        if self.turn.borrow_mut().timers.insert(when, entry) {
+            self.settle_timers();
+        }
         Ok(handle)
     }
 
@@ -168,6 +168,13 @@ impl LoopFields {
                 Err(Raised::runtime("Event loop is closed"))
             }
         }
+    }
+
+    /// Gives fresh timers their places, and drops those that are cancelled.
+    #[cold]
+    fn settle_timers(&self) {
+        let discarded = self.turn.borrow_mut().settle(Entry::is_cancelled);
+        Entry::discard(discarded);
     }
 
     /// Wakes the loop if it sleeps.
