@@ -326,3 +326,26 @@ def test_from_a_callback_of_the_same_turn(lib):
     lib.loop.call_soon(future.set_result, 1)
     lib.turns(4)
     lib.note(outcome(task))
+
+
+def test_a_cancellation_that_the_awaited_task_swallows(lib):
+    """It was delivered once, when the task began to wait, and is not delivered again."""
+
+    async def stubborn():
+        try:
+            await lib.loop.create_future()
+        except asyncio.CancelledError as error:
+            return "swallowed", error.args
+
+    async def canceller(inner):
+        lib.note(asyncio.current_task().cancel("reason"))
+        got = await inner
+        await asyncio.sleep(0)
+        return got, asyncio.current_task().cancelling()
+
+    async def main():
+        inner = lib.loop.create_task(stubborn())
+        await asyncio.sleep(0)
+        lib.note(await lib.loop.create_task(canceller(inner)))
+
+    lib.run(main)

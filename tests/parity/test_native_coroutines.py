@@ -254,3 +254,19 @@ def test_stop_iteration_thrown_at_a_future(lib, sleep):
         lib.catch(coroutine.throw, StopIteration)
 
     lib.run(main)
+
+
+def test_forgotten_in_a_line(lib, sleep):
+    """It is closed, and so leaves the line in which it stands."""
+
+    async def main():
+        lock, queue = asyncio.Lock(), asyncio.Queue()
+        await lock.acquire()
+        for coroutine in (lock.acquire(), queue.get()):
+            coroutine.send(None)
+        lib.note(len(lock._waiters), len(queue._getters))
+        del coroutine
+        gc.collect()
+        lib.note(len(lock._waiters), len(queue._getters))
+
+    lib.run(main)
