@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import fnmatch
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -228,6 +229,9 @@ def main() -> None:
     options.rounds = measured.rounds
     record = environment.record([*options.loops, loops.FASTNET])
     begin = time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Ignored in the background otherwise.
+        signal.signal(number, signal.default_int_handler)
     environment.clean()
     cells: collect.Cells = {}
     try:
