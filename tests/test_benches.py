@@ -305,7 +305,8 @@ def test_a_run_leaves_all_samples(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--save", "it"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     saved = json.loads((tmp_path / "it.json").read_text())
-    assert {cell["entrant"] for cell in saved["cells"]} == {"asyncio", "aioxide"}
+    entrants = {cell["entrant"] for cell in saved["cells"]}
+    assert entrants == {"asyncio", "aioxide", "c-limit"}
     assert all(len(cell["rounds"]) == 2 for cell in saved["cells"])
     assert saved["environment"]["kernel"]
     assert (tmp_path / "it.md").read_text() in done.stdout

@@ -117,6 +117,26 @@ loop.close()
 """
 
 
+INSTEAD = """
+import asyncio, sys
+import aioxide
+asyncio.base_events.BaseEventLoop = aioxide.Loop
+asyncio.unix_events.SelectorEventLoop = asyncio.SelectorEventLoop = aioxide.Loop
+async def main():
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "print(1)", stdout=-1)
+    print((await process.communicate())[0].decode())
+aioxide.run(main())
+from aioxide import sendfile
+print(sendfile._SEEKS_ALWAYS)
+"""
+
+
+def test_parts_know_the_stock_loop_though_another_is_in_its_place() -> None:
+    printed = output(INSTEAD)
+    assert printed[0] == "1"
+    assert printed[1] == output("from aioxide import sendfile; print(sendfile._SEEKS_ALWAYS)")[0]
+
+
 def test_protocols_mix_with_native_types_also_if_typing_comes_later() -> None:
     assert output(LATE) == ["True", "False", "True"]
 

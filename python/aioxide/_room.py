@@ -113,6 +113,9 @@ signal_module: Any = _Global(unix_events, "signal")
 #: What tells that the interpreter ends.
 sys_module: Any = _Global(unix_events, "sys")
 
+#: asyncio's own loop, whatever programs put in its place before the parts that ask for it are read.
+stock_loop: Any = unix_events.SelectorEventLoop
+
 #: What these are unless somebody replaces them: a replaced one is asked in a thread, as asyncio
 #: would ask it.
 stock_getaddrinfo = _socket.getaddrinfo

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio import base_events
 from collections.abc import Callable
 
+from ._room import stock_loop
 from .children import Children, installed_watcher
 from .process_transport import SubprocessTransport
 
@@ -29,9 +29,9 @@ class Processes(Children):
     else:
         # Checks, the lines of debug mode, and the frames by which tools that look for calls that
         # block know the start of a process.
-        subprocess_exec = base_events.BaseEventLoop.subprocess_exec
-        subprocess_shell = base_events.BaseEventLoop.subprocess_shell
-        _log_subprocess = base_events.BaseEventLoop._log_subprocess
+        subprocess_exec = stock_loop.subprocess_exec
+        subprocess_shell = stock_loop.subprocess_shell
+        _log_subprocess = stock_loop._log_subprocess
 
     async def _make_subprocess_transport(
         self,

@@ -12,10 +12,10 @@ import inspect
 import io
 import os
 import socket
-from asyncio import constants, transports, unix_events
+from asyncio import constants, transports
 
 from . import _aioxide
-from ._room import Room
+from ._room import Room, stock_loop
 from .sock import check_ssl_socket
 
 TYPE_CHECKING = False
@@ -31,7 +31,7 @@ _modes: Any = _constants._SendfileMode
 
 #: Before 3.14 the file's position is left alone if nothing was sent, and reading begins there if
 #: the offset is 0.
-_set_position: Any = getattr(unix_events.SelectorEventLoop, "_sock_sendfile_update_filepos", None)
+_set_position: Any = getattr(stock_loop, "_sock_sendfile_update_filepos", None)
 _SEEKS_ALWAYS: bool = (
     _set_position is None or "total_sent" not in inspect.signature(_set_position).parameters
 )

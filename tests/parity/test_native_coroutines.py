@@ -204,10 +204,13 @@ def test_generators_under_types_coroutine(lib, sleep):
     def plain(awaitable):
         yield from awaitable
 
+    async def delegated(awaitable):
+        return await delegate(awaitable)
+
     async def main():
         lib.note(await delegate(sleep(0, "slept")))
         event = asyncio.Event()
-        task = lib.loop.create_task(delegate(event.wait()))
+        task = lib.loop.create_task(delegated(event.wait()))
         await sleep(0)
         event.set()
         lib.note(await task)

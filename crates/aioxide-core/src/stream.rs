@@ -48,7 +48,7 @@ use step::Phase;
 pub use step::{Action, Moment, Rules, Step, WritePlan};
 
 /// Bytes that are held to the end of a turn: beyond, a send costs its bytes and not its call.
-pub const HELD_BYTES_MAX: usize = 16 * 1024;
+pub const HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// Writes to a lost connection that are ignored in silence; later ones earn a warning.
 ///
