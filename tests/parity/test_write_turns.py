@@ -48,7 +48,7 @@ LOOKS: dict[str, Callable[[Any], Any]] = {
     "end": lambda transport: transport.write_eof(),
     "close": lambda transport: transport.close(),
     "abort": lambda transport: transport.abort(),
-    "much": lambda transport: transport.write(bytes(20_000)),
+    "much": lambda transport: transport.write(bytes(70_000)),
     "limits": lambda transport: transport.set_write_buffer_limits(0),
 }
 
