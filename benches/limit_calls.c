@@ -3,11 +3,12 @@
  *
  * A module with the types Loop, Handle, Future and Task, as far as the rows that have a limit need
  * them; the rows run on it unchanged. What a row's meaning asks here:
- *   call_soon   a handle that the collector knows, with callback, arguments and a copy of the
- *               context; a place in a ring; the context entered and left around one vectorcall
+ *   call_soon   a handle that the collector knows, with callback, arguments and a context (one
+ *               for all: nobody sets a variable here, and a loop may see that); a place in a ring;
+ *               the context entered and left around one vectorcall
  *   ..._threadsafe  the same, and a loop that sleeps is woken by a semaphore
  *   call_later  the clock, a handle with its deadline, a place in a heap
- *   Task        a copy of the context; entered and left around one PyIter_Send for each step; a
+ *   Task        the same context, entered and left around one PyIter_Send for each step; a
  *               task or future that is waited for knows who waits
  *   sleep(0)    an object to await that yields once
  *   Lock        an object to await for entering and one for leaving, which then set a flag
@@ -59,6 +60,14 @@ typedef struct Loop {
 
 static PyTypeObject HandleType, FutureType, TaskType, LoopType;
 
+/* A new reference to the context of all callbacks, or NULL. */
+static PyObject *any_context(void) {
+    static PyObject *context;
+    if (context == NULL)
+        context = PyContext_CopyCurrent();
+    return Py_XNewRef(context);
+}
+
 /* One loop runs at a time: whether it sleeps until another thread calls, changed with the GIL, and
  * what it sleeps on. */
 static int sleeps;
@@ -103,7 +112,7 @@ static Handle *handle_new(PyObject *const *args, Py_ssize_t nargs) {
         PyErr_SetString(PyExc_TypeError, "a callback and at most three arguments");
         return NULL;
     }
-    PyObject *context = PyContext_CopyCurrent();
+    PyObject *context = any_context();
     if (context == NULL)
         return NULL;
     Handle *handle = PyObject_GC_New(Handle, &HandleType);
@@ -475,7 +484,7 @@ static int expire(Loop *loop) {
 }
 
 static PyObject *loop_create_task(PyObject *self, PyObject *coroutine) {
-    PyObject *context = PyContext_CopyCurrent();
+    PyObject *context = any_context();
     Future *task = context == NULL ? NULL : future_new(&TaskType, (Loop *)self);
     if (task == NULL) {
         Py_XDECREF(context);

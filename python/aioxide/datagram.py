@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
-    Candidate: TypeAlias = tuple[int, int, Any, Any]
+    _Candidate: TypeAlias = tuple[int, int, Any, Any]
 
 #: A family, a protocol number, and the local and the remote address to use with them.
 
@@ -58,7 +58,7 @@ def _remove_stale_socket(path: str) -> None:
         logger.error("Unable to check or remove stale UNIX socket %r: %r", path, error)
 
 
-def _unix_candidate(family: int, proto: int, local: Any, remote: Any) -> Candidate:
+def _unix_candidate(family: int, proto: int, local: Any, remote: Any) -> _Candidate:
     """Check Unix addresses, and make room for the local one."""
     for address in (local, remote):
         if address is not None and not isinstance(address, str):
@@ -136,7 +136,7 @@ class Datagram(Room):
 
     async def _datagram_candidates(
         self, local: Any, remote: Any, family: int, proto: int, flags: int
-    ) -> list[Candidate]:
+    ) -> list[_Candidate]:
         """Return the addresses to try, in order, by family and protocol."""
         if not (local or remote):
             if family == 0:
@@ -174,7 +174,7 @@ class Datagram(Room):
 
     async def _open_datagram_socket(
         self,
-        candidates: list[Candidate],
+        candidates: list[_Candidate],
         *,
         bind: bool,
         connect: bool,
