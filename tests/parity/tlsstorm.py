@@ -348,6 +348,10 @@ async def upgraded(
                 hearing.cancel()
                 if side.lost.done() or not heard:
                     raise ConnectionResetError
+            if side.got[layer:] != (b"?" if served else b"!"):
+                # Spoilt on the way: nothing protects the first word.
+                side.got.clear()
+                raise ConnectionResetError
             if served:
                 side.transport.write(b"!")
                 side.sent += b"!"
