@@ -14,6 +14,7 @@ from asyncio import coroutines
 from collections.abc import Callable
 
 from ._room import Room
+from .parts import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,10 +67,9 @@ class Executor(Room):
         self._check_default_executor()
         if self._default_executor is None:
             # Read when it is wanted: not every program has jobs for threads.
-            from .thread_pool import ThreadPool
-
-            Executor._thread_pool = ThreadPool
-            self._default_executor = ThreadPool(thread_name_prefix="asyncio")
+            pool: type[ThreadPool] = read("thread_pool").ThreadPool
+            Executor._thread_pool = pool
+            self._default_executor = pool(thread_name_prefix="asyncio")
         return self._default_executor
 
     def run_in_executor(

@@ -6,10 +6,13 @@ here; then its module is imported, and what the mixin has takes the doors' place
 
 from __future__ import annotations
 
+import os
+import threading
 from importlib import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Any
 
     from .children import Children
@@ -115,6 +118,20 @@ DOORS: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
+#: Held while a module is read, and while the process forks: a child would wait for ever for an
+#: import that a thread of its parent had begun.
+_reading = threading.RLock()
+os.register_at_fork(
+    before=_reading.acquire, after_in_parent=_reading.release, after_in_child=_reading.release
+)
+
+
+def read(module: str) -> ModuleType:
+    """Import a module of this package, at its first use; any thread."""
+    with _reading:
+        return import_module(f"{__package__}.{module}")
+
+
 class Door:
     """Stands for an attribute of a mixin that has not been imported yet."""
 
@@ -135,7 +152,7 @@ def _open(part: tuple[str, str]) -> dict[str, Any]:
     A place where somebody has put something else meanwhile stays theirs.
     """
     module, mixin = part
-    found: dict[str, Any] = vars(getattr(import_module(f"{__package__}.{module}"), mixin))
+    found: dict[str, Any] = vars(getattr(read(module), mixin))
     for name in DOORS[part]:
         if isinstance(vars(Parts).get(name), Door):
             setattr(Parts, name, found[name])

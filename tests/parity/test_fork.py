@@ -71,7 +71,6 @@ async def main():
 LIB.run(main())
 """,
     "a fork while loops in other threads have jobs": """
-LIB.run(asyncio.to_thread(int))  # Reads the modules of the first job: see semantics.md.
 import gc
 ends = threading.Event()
 async def busy():
