@@ -20,6 +20,9 @@ from pathlib import Path
 
 import pytest
 
+# Names a test that does not end.
+pytest_plugins = ["hangs"]
+
 # Fixtures whose owner watches the loop's reports itself, more closely than is done here.
 _WATCHED_ELSEWHERE = {"lib"}
 # Python's own helper processes, which live until the interpreter ends.
