@@ -7,8 +7,9 @@ here; then its module is imported, and what the mixin has takes the doors' place
 from __future__ import annotations
 
 import os
-import threading
-from importlib import import_module
+import sys
+from _thread import get_ident
+from importlib import _bootstrap, import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,18 +119,40 @@ DOORS: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
-#: Held while a module is read, and while the process forks: a child would wait for ever for an
-#: import that a thread of its parent had begun.
-_reading = threading.RLock()
-os.register_at_fork(
-    before=_reading.acquire, after_in_parent=_reading.release, after_in_child=_reading.release
-)
+#: The threads that import a module of this package just now, as often as they do.
+_readers: list[int] = []
 
 
 def read(module: str) -> ModuleType:
     """Import a module of this package, at its first use; any thread."""
-    with _reading:
+    thread = get_ident()
+    _readers.append(thread)
+    try:
         return import_module(f"{__package__}.{module}")
+    finally:
+        _readers.remove(thread)
+
+
+def _forget_unfinished() -> None:
+    """In a forked child: what other threads had begun to import is imported anew when wanted.
+
+    Otherwise the child would wait for ever for threads that it does not have. *Source*:
+    `importlib._bootstrap._ModuleLock`.
+    """
+    gone = set(_readers) - {get_ident()}
+    _readers[:] = [thread for thread in _readers if thread not in gone]
+    locks: dict[str, Any] = getattr(_bootstrap, "_module_locks", {}) if gone else {}
+    for name, reference in list(locks.items()):
+        lock = reference()
+        if getattr(lock, "owner", None) not in gone:
+            continue
+        del locks[name]
+        spec = getattr(sys.modules.get(name), "__spec__", None)
+        if getattr(spec, "_initializing", False):
+            del sys.modules[name]
+
+
+os.register_at_fork(after_in_child=_forget_unfinished)
 
 
 class Door:
