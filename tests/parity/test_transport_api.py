@@ -339,3 +339,10 @@ async def test_debug_mode_changes_no_behaviour(lib: Any) -> None:
         peer.reset()
         await protocol.seen("CL")
         lib.note(protocol.calls, type(protocol.lost_with), lib.logged())
+
+
+def test_idle_transport_keeps_little():
+    from aioxide import _aioxide
+
+    # There may be a hundred thousand of them; what few need is not in each.
+    assert _aioxide.StreamTransport.__basicsize__ <= asyncio.Transport.__basicsize__ + 296

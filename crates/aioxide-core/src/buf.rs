@@ -102,21 +102,23 @@ impl ReceiveBuffer {
 #[derive(Debug)]
 pub struct WriteQueue<C> {
     first: Option<C>,
-    /// Those behind it; empty while there is no first.
-    rest: VecDeque<C>,
+    /// Those behind it; empty while there is no first. Made when there is one: most connections
+    /// are idle, and need a word for it.
+    #[allow(clippy::box_collection, reason = "a word instead of four")]
+    rest: Option<Box<VecDeque<C>>>,
     /// Bytes of the first chunk that are sent already; less than its length.
     sent_bytes: usize,
     /// Unsent bytes of all chunks, headers included.
     size_bytes: usize,
     /// What each chunk counts beyond its bytes.
-    header_bytes: usize,
+    header_bytes: u32,
 }
 
 impl<C> Default for WriteQueue<C> {
     fn default() -> Self {
         Self {
             first: None,
-            rest: VecDeque::new(),
+            rest: None,
             sent_bytes: 0,
             size_bytes: 0,
             header_bytes: 0,
@@ -127,7 +129,7 @@ impl<C> Default for WriteQueue<C> {
 impl<C> WriteQueue<C> {
     /// A queue of which each chunk counts `header_bytes` beyond its own: datagrams, which leave
     /// whole, by [`WriteQueue::advance_chunks`].
-    pub fn with_header(header_bytes: usize) -> Self {
+    pub fn with_header(header_bytes: u32) -> Self {
         Self {
             header_bytes,
             ..Self::default()
@@ -150,7 +152,7 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
     /// The unsent bytes, if one chunk has them all.
     #[inline]
     pub fn only_slice(&self) -> Option<&[u8]> {
-        let first = self.first.as_ref().filter(|_| self.rest.is_empty())?;
+        let first = self.first.as_ref().filter(|_| self.is_single())?;
         first.as_ref().get(self.sent_bytes..)
     }
 
@@ -161,7 +163,7 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
     /// drained. The same if `sent` is not zero and the queue is not empty, which would reorder
     /// bytes.
     pub fn push(&mut self, chunk: C, sent: usize) -> Result<(), C> {
-        let len = chunk.as_ref().len() + self.header_bytes;
+        let len = chunk.as_ref().len() + self.header_bytes as usize;
         if sent >= len || (sent > 0 && !self.is_empty()) {
             return Err(chunk);
         }
@@ -170,7 +172,7 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
             self.sent_bytes = sent;
             self.first = Some(chunk);
         } else {
-            self.rest.push_back(chunk);
+            self.rest.get_or_insert_default().push_back(chunk);
         }
         Ok(())
     }
@@ -216,7 +218,7 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
             let Some(front) = self.pop() else {
                 return;
             };
-            let len = front.as_ref().len() + self.header_bytes;
+            let len = front.as_ref().len() + self.header_bytes as usize;
             self.size_bytes -= len - std::mem::take(&mut self.sent_bytes);
             spent.extend(Some(front));
         }
@@ -225,18 +227,28 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
     /// Moves every chunk to `spent`, sent or not.
     pub fn clear(&mut self, spent: &mut impl Extend<C>) {
         spent.extend(self.first.take());
-        spent.extend(self.rest.drain(..));
+        if let Some(rest) = &mut self.rest {
+            spent.extend(rest.drain(..));
+        }
         self.sent_bytes = 0;
         self.size_bytes = 0;
     }
 
     /// The chunks, for a garbage collector that must see what the queue keeps alive.
     pub fn iter(&self) -> impl Iterator<Item = &C> {
-        self.first.iter().chain(&self.rest)
+        self.first
+            .iter()
+            .chain(self.rest.iter().flat_map(|rest| rest.iter()))
     }
 
     fn pop(&mut self) -> Option<C> {
-        std::mem::replace(&mut self.first, self.rest.pop_front())
+        let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
+        std::mem::replace(&mut self.first, next)
+    }
+
+    /// Whether nothing is behind the first.
+    fn is_single(&self) -> bool {
+        self.rest.as_ref().is_none_or(|rest| rest.is_empty())
     }
 }
 

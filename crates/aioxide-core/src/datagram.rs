@@ -43,7 +43,7 @@ mod tests;
 
 impl<C: AsRef<[u8]>> Stream<C> {
     /// A transport of datagrams, each of which counts `header_bytes` beyond its own.
-    pub fn of_datagrams(header_bytes: usize) -> Self {
+    pub fn of_datagrams(header_bytes: u32) -> Self {
         Self::with_queue(WriteQueue::with_header(header_bytes))
     }
 

@@ -13,7 +13,7 @@
 #![forbid(unsafe_code)]
 
 /// High water, in bytes, of a transport whose limits were never set (asyncio's default).
-pub const HIGH_WATER_DEFAULT_BYTES: i64 = 64 * 1024;
+pub const HIGH_WATER_DEFAULT_BYTES: u32 = 64 * 1024;
 
 /// Ratio of the high to the low limit where a caller gives only one of them (asyncio's rule).
 const HIGH_TO_LOW: i64 = 4;
@@ -37,8 +37,8 @@ pub struct Flow {
     paused: bool,
     high_bytes: usize,
     low_bytes: usize,
-    /// High limit where neither is given.
-    default_bytes: i64,
+    /// High limit where neither is given; short, as every connection has one.
+    default_bytes: u32,
     /// Reaching the high limit is enough: a queue must not exceed it otherwise.
     inclusive: bool,
 }
@@ -60,7 +60,7 @@ impl Flow {
     /// Limits that already pause when the high one is reached, by anything but an empty queue.
     ///
     /// *Source*: asyncio `sslproto`, where an empty queue can also pause if the limit is 0.
-    pub fn reaching(default_bytes: i64) -> Self {
+    pub fn reaching(default_bytes: u32) -> Self {
         let mut flow = Self {
             default_bytes,
             inclusive: true,
@@ -88,7 +88,7 @@ impl Flow {
         let high_bytes = match (high, low) {
             (Some(high), _) => high,
             (None, Some(low)) => low.saturating_mul(HIGH_TO_LOW),
-            (None, None) => self.default_bytes,
+            (None, None) => self.default_bytes.into(),
         };
         let low_bytes = low.unwrap_or_else(|| high_bytes.div_euclid(HIGH_TO_LOW));
         let error = LimitsError {

@@ -50,10 +50,10 @@ use step::Phase;
 pub use step::{Action, Step, WritePlan};
 
 /// High water of unencrypted and unsent bytes. *Source*: asyncio `constants`.
-pub const WRITE_HIGH_WATER_BYTES: i64 = 512 * 1024;
+pub const WRITE_HIGH_WATER_BYTES: u32 = 512 * 1024;
 
 /// High water of unread ciphertext. *Source*: asyncio `constants`.
-pub const READ_HIGH_WATER_BYTES: i64 = 256 * 1024;
+pub const READ_HIGH_WATER_BYTES: u32 = 256 * 1024;
 
 /// Most plaintext that is encrypted before its ciphertext moves on: one full TLS record.
 ///

@@ -27,7 +27,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(kernel: Kernel, has_remote: bool, reactions: Vec<Call>) -> Self {
         let mut driver = Self {
-            stream: Stream::of_datagrams(HEADER_BYTES),
+            stream: Stream::of_datagrams(HEADER_BYTES as u32),
             kernel,
             has_remote,
             seen: Vec::new(),

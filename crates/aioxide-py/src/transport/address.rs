@@ -33,23 +33,31 @@ pub fn to_python(address: &SocketAddress) -> R<Option<Ref>> {
 pub struct Ends {
     /// In Python's form; connections accepted one after the other mostly share it.
     sockname: Ref,
-    /// The kernel's form.
-    peer: Box<[u8]>,
+    peer: Peer,
 }
+
+/// An address in little room.
+enum Peer {
+    Inet4(Ipv4Addr, u16),
+    /// The kernel's form.
+    Inet6(Box<[u8; INET6_BYTES]>),
+}
+
+/// An IPv6 address in the kernel's form.
+const INET6_BYTES: usize = size_of::<libc::sockaddr_in6>();
 
 impl Ends {
     /// `None` for addresses that are not known here.
     pub fn new(sockname: Ref, peer: &SocketAddress) -> Option<Ends> {
         let raw = peer.as_bytes();
-        let min_len = match peer.family() {
-            libc::AF_INET => size_of::<libc::sockaddr_in>(),
-            libc::AF_INET6 => size_of::<libc::sockaddr_in6>(),
+        let peer = match peer.family() {
+            libc::AF_INET => {
+                Peer::Inet4(part::<4>(raw, 4)?.into(), u16::from_be_bytes(part(raw, 2)?))
+            }
+            libc::AF_INET6 => Peer::Inet6(part::<INET6_BYTES>(raw, 0)?.into()),
             _ => return None,
         };
-        (raw.len() >= min_len).then(|| Ends {
-            sockname,
-            peer: raw.into(),
-        })
+        Some(Ends { sockname, peer })
     }
 
     /// The dict of extra info.
@@ -57,7 +65,11 @@ impl Ends {
         let names = &state().names;
         let extra = dict()?;
         dict_set(extra.obj(), names.sockname.obj(), self.sockname.obj())?;
-        let peername = to_python(&SocketAddress::from_bytes(&self.peer))?.unwrap_or_else(none_ref);
+        let peer = match self.peer {
+            Peer::Inet4(host, port) => SocketAddress::inet4(host, port),
+            Peer::Inet6(raw) => SocketAddress::from_bytes(&*raw),
+        };
+        let peername = to_python(&peer)?.unwrap_or_else(none_ref);
         dict_set(extra.obj(), names.peername.obj(), peername.obj())?;
         Ok(extra)
     }

@@ -11,6 +11,7 @@ use super::address::Ends;
 use super::datagram::{self, Datagrams, HEADER_BYTES, Target};
 use super::descriptor::Descriptor;
 use super::open::Opening;
+use super::seldom::Seldom;
 use super::sendfile;
 use super::stream::handle_ready;
 use crate::event_loop::{self, LoopFields};
@@ -90,22 +91,14 @@ pub struct Fields {
     /// The Python socket, if there is one, or the raw file of a pipe. Outlives the connection,
     /// closed.
     pub socket: Slot,
-    /// The pipe object, which is what gets closed.
-    pub pipe: Slot,
-    /// Where data of a process's output goes: `(process transport, fd)`.
-    pub process: Slot,
-    /// The handle that runs when a pipe is readable, and the one for writable.
-    pub handles: [Slot; 2],
     /// The context given to the constructor: everything runs in it.
     pub context: Slot,
     /// The context in which data is delivered.
     pub read_context: Slot,
     /// The context in which a full queue drains.
     pub write_context: Slot,
-    /// The future that waits for the empty queue, during sendfile.
-    pub empty_waiter: Slot,
-    /// What sends a file and waits for room meanwhile.
-    pub sender: Slot,
+    /// What few transports need.
+    pub seldom: Seldom,
     /// `__dict__`, the interpreter's.
     pub dict: Cell<*mut PyObject>,
     /// Weak references, the interpreter's.
@@ -149,14 +142,10 @@ impl Fields {
             extra: Slot::empty(),
             ends: Cell::new(None),
             socket: Slot::empty(),
-            pipe: Slot::empty(),
-            process: Slot::empty(),
-            handles: [Slot::empty(), Slot::empty()],
             context: Slot::empty(),
             read_context: Slot::empty(),
             write_context: Slot::empty(),
-            empty_waiter: Slot::empty(),
-            sender: Slot::empty(),
+            seldom: Seldom::default(),
             dict: Cell::new(std::ptr::null_mut()),
             weakrefs: Cell::new(std::ptr::null_mut()),
         }
@@ -259,9 +248,15 @@ impl Fields {
         self.is_tls
             .set(is_buffered && super::tls::is_native(protocol));
         self.is_connected.set(true);
-        self.process.clear();
+        self.forget_process();
         self.protocol.set(Some(protocol.to_ref()));
         Ok(())
+    }
+
+    fn forget_process(&self) {
+        if let Some(known) = self.seldom.known() {
+            known.process.clear();
+        }
     }
 
     /// `server._attach`.
@@ -378,7 +373,7 @@ impl Fields {
             &|| self.let_go(transport),
             &|| self.detach_from_server(transport),
             &|| self.fail_empty_waiter(),
-            &|| match self.sender.take() {
+            &|| match self.seldom.known().and_then(|known| known.sender.take()) {
                 Some(sender) => sendfile::handle_lost(sender.obj()),
                 None => Ok(()),
             },
@@ -403,10 +398,10 @@ impl Fields {
             &self.write_context,
             &self.context,
             &self.protocol,
-            &self.process,
         ] {
             slot.clear();
         }
+        self.forget_process();
         if let Some(own) = &self.datagrams {
             own.let_go();
         }
@@ -416,7 +411,7 @@ impl Fields {
     /// Closes the descriptor, once.
     pub fn close_descriptor(&self) -> R<()> {
         self.descriptor.close(match self.is_pipe() {
-            true => &self.pipe,
+            true => &self.seldom.make().pipe,
             false => &self.socket,
         })
     }
@@ -433,7 +428,7 @@ impl Fields {
     }
 
     fn fail_empty_waiter(&self) -> R<()> {
-        let Some(waiter) = self.empty_waiter.get() else {
+        let Some(waiter) = self.seldom.empty_waiter() else {
             return Ok(());
         };
         if waiter

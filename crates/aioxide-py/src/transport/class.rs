@@ -103,10 +103,6 @@ impl Fields {
     fn slots(&self) -> impl Iterator<Item = &Slot> {
         let own = self.datagrams.iter().flat_map(|own| own.slots());
         [
-            &self.pipe,
-            &self.process,
-            &self.handles[0],
-            &self.handles[1],
             &self.event_loop,
             &self.protocol,
             &self.server,
@@ -116,10 +112,9 @@ impl Fields {
             &self.context,
             &self.read_context,
             &self.write_context,
-            &self.empty_waiter,
-            &self.sender,
         ]
         .into_iter()
+        .chain(self.seldom.slots())
         .chain(own)
     }
 }

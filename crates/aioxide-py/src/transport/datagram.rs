@@ -36,7 +36,7 @@ use crate::ffi::{Obj, R, Raised, Ref, Slot, builtin, bytes, socket};
 use crate::state::state;
 
 /// What asyncio counts for a datagram's header: from 3.13 on.
-pub const HEADER_BYTES: usize = if cfg!(Py_3_13) { 8 } else { 0 };
+pub const HEADER_BYTES: u32 = if cfg!(Py_3_13) { 8 } else { 0 };
 
 /// The least room of a batch: one more than the usual one tells whether there is more to come.
 const ROOM_MIN: usize = 2;
@@ -166,7 +166,7 @@ pub fn open(transport: Obj<'_>, sock: Obj<'_>, remote: Obj<'_>, opening: &Openin
     let has_peer = peername.map_or(Ok(false), |name| name.obj().is_true())?;
     own.has_peer.set(has_peer);
     if socket::has_stock_methods(sock)? && this.descriptor.is_visible() {
-        let family = SocketKind::of(sock)?.family as i32;
+        let family = SocketKind::of(sock)?.family;
         own.family.set(family);
         own.route.set(match family {
             libc::AF_INET | libc::AF_INET6 => Route::Internet,

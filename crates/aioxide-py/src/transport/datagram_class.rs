@@ -91,7 +91,7 @@ pub fn build_type(asyncio: &Asyncio) -> R<Ref> {
         .build_under(&parents)?;
     for (name, value) in [
         (c"max_size", aioxide_core::buf::READ_MAX_BYTES),
-        (c"_header_size", datagram::HEADER_BYTES),
+        (c"_header_size", datagram::HEADER_BYTES as usize),
     ] {
         let name = crate::ffi::call::interned(name)?;
         class.obj().setattr(name.obj(), uint(value as u64)?.obj())?;

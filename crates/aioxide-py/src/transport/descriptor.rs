@@ -24,11 +24,11 @@ use crate::state::state;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SocketKind {
     /// `AF_*`
-    pub family: i64,
+    pub family: i32,
     /// `SOCK_*`
-    pub kind: i64,
+    pub kind: i32,
     /// `IPPROTO_*`
-    pub proto: i64,
+    pub proto: i32,
 }
 
 impl SocketKind {
@@ -44,23 +44,26 @@ impl SocketKind {
             } else {
                 socket.getattr_str(name)?
             };
-            value.obj().to_i64()
+            small(value.obj())
         };
         Ok(SocketKind {
             family: number(c"family")?,
             kind: number(c"type")?,
-            proto: socket.getattr_str(c"proto")?.obj().to_i64()?,
+            proto: small(socket.getattr_str(c"proto")?.obj())?,
         })
     }
 
     /// Whether small segments should be sent at once. *Source*: asyncio `base_events._set_nodelay`.
     pub fn is_tcp(&self) -> bool {
-        [libc::AF_INET, libc::AF_INET6]
-            .map(i64::from)
-            .contains(&self.family)
-            && self.kind == i64::from(libc::SOCK_STREAM)
-            && self.proto == i64::from(libc::IPPROTO_TCP)
+        [libc::AF_INET, libc::AF_INET6].contains(&self.family)
+            && self.kind == libc::SOCK_STREAM
+            && self.proto == libc::IPPROTO_TCP
     }
+}
+
+/// A number of the kernel's; one that it cannot have given is none that is known here.
+fn small(number: Obj<'_>) -> R<i32> {
+    Ok(i32::try_from(number.to_i64()?).unwrap_or(-1))
 }
 
 /// The owner of a transport's descriptor.
@@ -211,7 +214,7 @@ impl Descriptor {
             kind,
             proto,
         } = self.kind.get();
-        let [family, kind, proto] = [int(family)?, int(kind)?, int(proto)?];
+        let [family, kind, proto] = [int(family.into())?, int(kind.into())?, int(proto.into())?];
         let fileno = int(fd.into())?;
         let object = class.call(&[family.obj(), kind.obj(), proto.obj(), fileno.obj()])?;
         let zero = int(0)?;

@@ -5,8 +5,9 @@
 //! `pipe` and `pipe_class` (what ends of pipes do differently, and their types), `datagram`,
 //! `datagram_send` and `datagram_class` (the same of datagrams),
 //! `report` (fatal errors and what the exception handler is told), `server` (accepting),
-//! `sendfile`, `descriptor` (who closes what), `address`, `tls` (TLS over any transport). What to
-//! do is decided by `aioxide_core::stream`; this room does the io and calls the protocol.
+//! `sendfile`, `seldom` (what few transports need), `descriptor` (who closes what), `address`,
+//! `tls` (TLS over any transport). What to do is decided by `aioxide_core::stream`; this room does
+//! the io and calls the protocol.
 //!
 //! Invariants: no borrow is held while Python code runs, so a protocol may close, abort, write,
 //! pause, or replace itself from any callback; a transport is registered with its loop exactly
@@ -25,6 +26,7 @@ mod pipe;
 mod pipe_class;
 mod private;
 mod report;
+mod seldom;
 mod sendfile;
 mod server;
 mod stream;

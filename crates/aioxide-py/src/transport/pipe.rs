@@ -33,7 +33,7 @@ pub fn open(transport: Obj<'_>, pipe: Obj<'_>, opening: &Opening<'_>) -> R<()> {
     let extra = this.begin(opening)?;
     dict_set(extra.obj(), state().names.pipe.obj(), pipe)?;
     this.descriptor.adopt_pipe(pipe, &this.socket)?;
-    this.pipe.set(Some(pipe.to_ref()));
+    this.seldom.make().pipe.set(Some(pipe.to_ref()));
     this.set_protocol(opening.protocol)?;
     let kind = this
         .descriptor
@@ -60,6 +60,8 @@ pub fn sync_watch(transport: Obj<'_>, this: &Fields) -> R<()> {
     let names = &state().names;
     let fd = this.descriptor.number();
     for ((slot, wanted), name) in this
+        .seldom
+        .make()
         .handles
         .iter()
         .zip(wanted)
@@ -87,7 +89,7 @@ pub fn sync_watch(transport: Obj<'_>, this: &Fields) -> R<()> {
 /// Watches the descriptor no more.
 pub fn unwatch(this: &Fields) -> R<()> {
     let fd = this.descriptor.number();
-    for (slot, reads) in this.handles.iter().zip([true, false]) {
+    for (slot, reads) in this.seldom.make().handles.iter().zip([true, false]) {
         if let Some(handle) = slot.take() {
             this.in_loop(|native| match native.is_closed() {
                 true => Ok(()),
@@ -120,7 +122,7 @@ pub fn read_ready(transport: Obj<'_>) -> R<Ref> {
     if bytes::slice(data.obj()).is_none_or(<[u8]>::is_empty) {
         return read_eof(transport, this).map(|()| none_ref());
     }
-    if let Some(process) = this.process.get() {
+    if let Some(process) = this.seldom.make().process.get() {
         return deliver_later(this, process.obj(), data.obj()).map(|()| none_ref());
     }
     let protocol = this.protocol.get_or_none();
@@ -141,7 +143,7 @@ fn deliver_later(this: &Fields, process: Obj<'_>, data: Obj<'_>) -> R<()> {
 pub fn serve_process(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let [process, fd] = args.bind::<2>(&SERVE_PROCESS)?;
     let pair = tuple(&[process.unwrap_or(none()), fd.unwrap_or(none())])?;
-    fields(transport).process.set(Some(pair));
+    fields(transport).seldom.make().process.set(Some(pair));
     Ok(none_ref())
 }
 

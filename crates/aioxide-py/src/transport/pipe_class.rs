@@ -145,7 +145,7 @@ fn get_pipe(transport: Obj<'_>) -> R<Ref> {
     if this.descriptor.is_closed() {
         return Ok(none_ref());
     }
-    Ok(this.pipe.get_or_none())
+    Ok(this.seldom.make().pipe.get_or_none())
 }
 
 /// `transport._pipe = None`: the pipe is taken away, unclosed, and the transport does no more.
@@ -159,7 +159,7 @@ fn set_pipe(transport: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
     pipe::unwatch(this)?;
     this.forget(transport);
     this.descriptor.release();
-    this.pipe.clear();
+    this.seldom.make().pipe.clear();
     Ok(())
 }
 

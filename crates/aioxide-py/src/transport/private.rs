@@ -56,7 +56,7 @@ pub fn call_connection_lost(transport: Obj<'_>, exc: Obj<'_>) -> R<Ref> {
 
 fn make_empty_waiter(transport: Obj<'_>) -> R<Ref> {
     let this = fields(transport);
-    if !this.empty_waiter.is_empty() {
+    if this.seldom.empty_waiter().is_some() {
         return Err(Raised::runtime("Empty waiter is already set"));
     }
     write::settle(transport, this)?;
@@ -66,7 +66,7 @@ fn make_empty_waiter(transport: Obj<'_>) -> R<Ref> {
         .getattr_str(c"create_future")?
         .obj()
         .call0()?;
-    this.empty_waiter.set(Some(waiter.clone()));
+    this.seldom.make().empty_waiter.set(Some(waiter.clone()));
     if this.with(|stream| stream.queue().is_empty()) {
         waiter
             .obj()
@@ -82,7 +82,7 @@ fn make_empty_waiter(transport: Obj<'_>) -> R<Ref> {
 fn reset_empty_waiter(transport: Obj<'_>) -> R<Ref> {
     let this = fields(transport);
     this.with(|stream| stream.watch_empty(false));
-    this.empty_waiter.clear();
+    this.seldom.make().empty_waiter.clear();
     Ok(none_ref())
 }
 
@@ -147,7 +147,10 @@ fn get_protocol_connected(transport: Obj<'_>) -> R<Ref> {
 }
 
 fn get_empty_waiter(transport: Obj<'_>) -> R<Ref> {
-    Ok(fields(transport).empty_waiter.get_or_none())
+    Ok(fields(transport)
+        .seldom
+        .empty_waiter()
+        .unwrap_or_else(none_ref))
 }
 
 pub fn get_high_water(transport: Obj<'_>) -> R<Ref> {

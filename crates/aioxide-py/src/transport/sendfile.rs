@@ -292,7 +292,7 @@ impl Fields {
             .call_method1(state().names.add_done_callback.obj(), stop.obj())?;
         if self.is_transport {
             let transport = base::fields(target.obj());
-            transport.sender.set(Some(sender.to_ref()));
+            transport.seldom.make().sender.set(Some(sender.to_ref()));
             let step = transport.with(|stream| stream.handle_file(true));
             return stream::run(target.obj(), transport, step, none());
         }
@@ -318,7 +318,7 @@ impl Fields {
         };
         if self.is_transport {
             let transport = base::fields(target.obj());
-            transport.sender.clear();
+            transport.seldom.make().sender.clear();
             let step = transport.with(|stream| stream.handle_file(false));
             return stream::run(target.obj(), transport, step, none());
         }

@@ -43,7 +43,7 @@ pub fn handle_ready(transport: Obj<'_>, readiness: Readiness) -> R<()> {
         result.or_else(|raised| report::report_escaped(transport, raised, "_write_ready"))?;
     }
     if readiness.wakes_writer() && this.with(|stream| stream.handle_writable_for_file()) {
-        if let Some(sender) = this.sender.get() {
+        if let Some(sender) = this.seldom.make().sender.get() {
             let result = sendfile::handle_writable(sender.obj());
             result.or_else(|raised| report::report_escaped(transport, raised, "_write_ready"))?;
         }
@@ -308,7 +308,7 @@ fn act(transport: Obj<'_>, this: &Fields, action: Action, exc: Obj<'_>) -> R<()>
             names.resume_writing.obj(),
             "protocol.resume_writing() failed",
         ),
-        Action::Emptied => match this.empty_waiter.get() {
+        Action::Emptied => match this.seldom.empty_waiter() {
             Some(waiter) => waiter
                 .obj()
                 .getattr_str(c"set_result")?

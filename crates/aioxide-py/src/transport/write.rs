@@ -105,7 +105,7 @@ pub fn write(transport: Obj<'_>, data: Obj<'_>) -> R<Ref> {
     if immutable.is_none() && !builtin::is_mutable_bytes(data) {
         return Err(not_bytes(this, data));
     }
-    if !this.empty_waiter.is_empty() {
+    if this.seldom.empty_waiter().is_some() {
         check_not_busy(this, "write")?;
     }
     if let Some(content) = immutable {
@@ -135,7 +135,7 @@ pub fn write(transport: Obj<'_>, data: Obj<'_>) -> R<Ref> {
 /// `write()` of content that is no object's, and is copied if it cannot leave at once.
 pub fn write_content(transport: Obj<'_>, content: &[u8]) -> R<()> {
     let this = fields(transport);
-    if !this.empty_waiter.is_empty() {
+    if this.seldom.empty_waiter().is_some() {
         check_not_busy(this, "write")?;
     }
     let (offer, rest) = offer_copy(this, content)?;
@@ -282,7 +282,7 @@ pub fn writelines(transport: Obj<'_>, lines: Obj<'_>) -> R<Ref> {
     if this.with(|stream| stream.is_eof_written()) {
         return Err(lines_after_eof());
     }
-    if !this.empty_waiter.is_empty() {
+    if this.seldom.empty_waiter().is_some() {
         check_not_busy(this, "writelines")?;
     }
     if !lines.is_true()? {
@@ -398,7 +398,7 @@ fn transmit_failed(transport: Obj<'_>, this: &Fields, error: &io::Error) -> R<()
         exc.obj(),
         WRITE_FAILED[usize::from(this.is_pipe())],
     )?;
-    match this.empty_waiter.get() {
+    match this.seldom.empty_waiter() {
         Some(waiter) => waiter
             .obj()
             .getattr_str(c"set_exception")?

@@ -18,13 +18,13 @@ pub struct Limits {
 
 impl Limits {
     /// What was given, completed. ValueError unless `high >= low >= 0`.
-    pub fn of(given: [Option<Obj<'_>>; 2], default: i64) -> R<Limits> {
+    pub fn of(given: [Option<Obj<'_>>; 2], default: u32) -> R<Limits> {
         let [high, low] = given.map(|limit| limit.filter(|limit| !limit.is_none()));
         let ratio = int(HIGH_TO_LOW)?;
         let high = match (high, low) {
             (Some(high), _) => high.to_ref(),
             (None, Some(low)) => builtin::multiply(ratio.obj(), low)?,
-            (None, None) => int(default)?,
+            (None, None) => int(default.into())?,
         };
         let low = match low {
             Some(low) => low.to_ref(),
