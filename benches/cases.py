@@ -34,6 +34,8 @@ class Metric:
     higher_is_better: bool = False
     # Whether being better in it than another is an advantage.
     contested: bool = True
+    # The clock it is by, where the same is measured by both: "wall" or "cpu".
+    clock: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Case:
     also: tuple[str, ...] = ()
     # In the short form too.
     short: bool = True
+    # In the full form too, where no other case tells the same and more.
+    full: bool = True
     # Measured on our loop with asyncio's own primitives as well, because that may differ.
     primitives: bool = False
     # The same, where it is left to the full form.
@@ -80,13 +84,14 @@ class Case:
     # The metrics that decide who is ahead; the first if not said.
     compared: tuple[Metric, ...] = ()
 
+    def belongs(self, form: str) -> bool:
+        """Return whether a form has the case."""
+        return self.full if form == "full" else self.short
+
     def rounds(self, effort: Effort) -> int:
         """Return how many rounds the case is worth."""
-        if self.rounds_max is not None:
-            return min(self.rounds_max, effort.rounds)
-        if self.short_rounds is not None and effort.form != "full":
-            return min(self.short_rounds, effort.rounds)
-        return effort.rounds
+        limits = [self.rounds_max, self.short_rounds if effort.form != "full" else None]
+        return min([effort.rounds, *(limit for limit in limits if limit is not None)])
 
 
 def cores() -> tuple[int, int]:

@@ -83,14 +83,21 @@ def collect(
     effort: cases.Effort,
     say: Callable[[str], None] = lambda _: None,
     cells: Cells | None = None,
+    keep: Callable[[], None] = lambda: None,
 ) -> Cells:
-    """Run everything, into `cells` if given; a cell that fails once is not tried again."""
+    """Run everything, into `cells` if given, where what is there already is not run again.
+
+    A cell that fails once is not tried again. `keep` is called after each measurement.
+    """
     cells = {} if cells is None else cells
-    for turn, case, name in schedule(chosen, here, effort):
+    planned = list(schedule(chosen, here, effort))
+    for number, (turn, case, name) in enumerate(planned):
         cell = cells.setdefault((case.name, name), Cell())
-        if cell.failure:
+        if cell.failure or len(cell.rounds) > turn:
             continue
-        say(f"{turn + 1}/{effort.rounds} {case.name} {name}")
+        rest = [(case.name, name) for _, case, name in planned[number:]]
+        where = f"{turn + 1}/{effort.rounds} {case.name} {name}"
+        say(f"{where} ({number + 1} of {len(planned)}{left(rest, cells)})")
         begin = time.monotonic()
         try:
             with limited(CELL_S_MAX):
@@ -101,10 +108,34 @@ def collect(
             # Ours is the mistake then; hours of other measurements are not to be lost by it.
             cell.failure = f"the benchmark itself: {type(error).__name__}: {error}"
         cell.seconds += time.monotonic() - begin
+        keep()
     return cells
 
 
-def progress(text: str) -> None:
-    """Show where the run is, on one line of a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+def left(rest: Sequence[tuple[str, str]], cells: Cells) -> str:
+    """Return about how long the rest takes; nothing while some of it was never measured."""
+    took = {
+        key: cell.seconds / len(cell.rounds) if cell.rounds else 0.0
+        for key, cell in cells.items()
+        if cell.rounds or cell.failure
+    }
+    if not all(key in took for key in rest):
+        return ""
+    return f", about {sum(took[key] for key in rest) / 60:.0f} min left"
+
+
+class Progress:
+    """Shows where the run is: on one line of a terminal, or a line for each case in a file."""
+
+    def __init__(self) -> None:
+        self.case = ""
+
+    def __call__(self, text: str) -> None:
+        """Show a line, or take the last one away."""
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            return
+        case = " ".join(text.split()[:2])
+        if case and case != self.case:
+            print(text, file=sys.stderr, flush=True)
+        self.case = case

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import ssl
@@ -9,13 +10,29 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import collect
 import loops
+import services
 
 HERE = Path(__file__).parent
 # Above this load average per core the machine was not ours alone.
 QUIET_LOAD_MAX = 0.5
+# What the applications are made of, beside the loops.
+LIBRARIES = (
+    "aiohttp",
+    "aiosqlite",
+    "anyio",
+    "asyncpg",
+    "fastapi",
+    "httptools",
+    "httpx",
+    "redis",
+    "uvicorn",
+    "websockets",
+)
+SERVERS = ("postgres", "redis-server")
 # Without bytecode a start compiles; the others slow down what they watch.
 UNSET = (
     "PYTHONDONTWRITEBYTECODE",
@@ -57,9 +74,9 @@ def clean() -> None:
         os.environ.pop(name, None)
 
 
-def finish(record: dict[str, object], seconds: float, cells: collect.Cells) -> None:
-    """Add what is known at the end of the run."""
-    record["seconds"] = round(seconds)
+def finish(record: dict[str, Any], seconds: float, cells: collect.Cells) -> None:
+    """Add what is known at the end of a sitting."""
+    record["seconds"] = record.get("seconds", 0) + round(seconds)
     record["load_at_end"] = os.getloadavg()[0]
     record["preemptions"] = sum(
         int(count)
@@ -69,7 +86,22 @@ def finish(record: dict[str, object], seconds: float, cells: collect.Cells) -> N
     )
 
 
-def record(names: list[str]) -> dict[str, object]:
+def go_on(record: dict[str, Any], now: dict[str, Any]) -> None:
+    """Add another sitting to a run's record: what disturbed one is told of all."""
+    record["sittings"] = record.get("sittings", 1) + 1
+    record["load_at_start"] = max(record["load_at_start"], now["load_at_start"])
+    record["quiet"] = record["quiet"] and now["quiet"]
+
+
+def installed(name: str) -> str | None:
+    """Return a library's version, or None where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def record(names: list[str]) -> dict[str, Any]:
     """Return the environment of this run."""
     load = os.getloadavg()[0]
     return {
@@ -80,6 +112,7 @@ def record(names: list[str]) -> dict[str, object]:
         "libc": " ".join(platform.libc_ver()),
         "python": sys.version.replace("\n", " "),
         "python_flags": sysconfig.get_config_var("CONFIG_ARGS") or "",
+        "python_compiled": sysconfig.get_config_var("PY_CFLAGS") or "",
         "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
         "cc": first_line("cc", "--version"),
         "openssl": ssl.OPENSSL_VERSION,
@@ -88,4 +121,7 @@ def record(names: list[str]) -> dict[str, object]:
         "load_at_start": load,
         "quiet": load <= QUIET_LOAD_MAX * (os.cpu_count() or 1),
         "versions": {name: loops.version(name) for name in names},
+        "libraries": {name: installed(name) for name in LIBRARIES},
+        "servers": {name: services.version(name) for name in SERVERS},
+        "valgrind": first_line("valgrind", "--version"),
     }

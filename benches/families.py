@@ -17,7 +17,7 @@ import start
 import transfer
 
 
-def nothing_more(_cells: collect.Cells) -> str:
+def nothing_more(_cells: collect.Cells, _clock: str) -> str:
     """Say nothing beyond the tables."""
     return ""
 
@@ -30,8 +30,8 @@ class Family:
     title: str
     about: str
     cases: Sequence[cases.Case]
-    # What the report says beyond the tables.
-    remarks: Callable[[collect.Cells], str] = nothing_more
+    # What the report says beyond the tables, by one of the clocks.
+    remarks: Callable[[collect.Cells, str], str] = nothing_more
 
 
 FAMILIES = (

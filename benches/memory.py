@@ -122,6 +122,8 @@ CASES = [
         short=style == "protocol",
         primitives=style == "streams",
         short_rounds=1,
+        # It hardly varies, and ten thousand handshakes take long.
+        rounds_max=2,
     )
     for name, title, transport, style in (
         ("memory-plain", "memory: plain, Protocol", "tcp", "protocol"),

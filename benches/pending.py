@@ -1,8 +1,9 @@
-"""The rows once more while many tasks are pending, each with a timer: does the cost grow?
+"""The rows once more while many tasks with timers, or timers, are pending: does the cost grow?
 
 `python pending.py LOOP --sizes 1000,1000000 --rows sleep0,task` is the measured process: it tops
 up the tasks, which sleep for an hour, to each size in turn and measures every row there. That
-both costs come from one process makes their ratio steadier than either.
+both costs come from one process makes their ratio steadier than either. `--kind timers` has
+callbacks that are due in an hour instead.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
 import json
 import os
 import statistics
@@ -29,65 +31,79 @@ SIZES = (1, 100, 1_000, 10_000, 1_000_000)
 # Between these the cost per operation must not grow by more than the factor.
 FROM, TO, GROWTH_MAX = 1_000, 1_000_000, 1.3
 SHORT_ROWS = ("sleep0", "cancel", "timers", "task", "timeout")
+# What the tables call what is pending.
+KINDS = {"tasks": "pending", "timers": "pending timers"}
+CLOCKS = ("wall", "cpu")
+# Rounds of minutes each.
+ROUNDS_MAX = 3
 # asyncio needs about ten seconds to make a million tasks with timers.
 MEASURE_S_MAX = 900.0
 
 
-def key(row: str, size: int) -> str:
+def key(row: str, size: int, clock: str = "wall") -> str:
     """Return the metric's key."""
-    return f"{row}@{size}"
+    return f"{row}@{size}{' cpu' if clock == 'cpu' else ''}"
 
 
-def growth_key(row: str) -> str:
+def growth_key(row: str, clock: str = "wall") -> str:
     """Return the key of the metric that says how the cost grows."""
-    return f"{row} grows"
+    return f"{row}{' cpu' if clock == 'cpu' else ''} grows"
 
 
 def find_costs(
-    names: Sequence[str], sizes: Sequence[int], loop: str, effort: cases.Effort
+    kind: str, names: Sequence[str], sizes: Sequence[int], loop: str, effort: cases.Effort
 ) -> cases.Samples:
     """Measure all rows at all sizes on one loop, and how each grows."""
-    _, core = cases.cores()
+    counterpart, core = cases.cores()
     command = [__file__, loop, "--sizes", ",".join(map(str, sizes)), "--rows", ",".join(names)]
     command += ["--seconds", str(effort.seconds), "--samples", str(effort.samples)]
-    command += ["--cpus", str(core)]
+    command += ["--cpus", str(core), "--cpus-threads", f"{counterpart},{core}", "--kind", kind]
     found: cases.Samples = json.loads(inside.run(*command, seconds_max=MEASURE_S_MAX))
-    for row in names:
-        few, many = (statistics.median(found[key(row, size)]) for size in (FROM, TO))
-        found[growth_key(row)] = [many / few]
+    for row, clock in itertools.product(names, CLOCKS):
+        few, many = (statistics.median(found[key(row, size, clock)]) for size in (FROM, TO))
+        found[growth_key(row, clock)] = [many / few]
     return found
 
 
-def make(name: str, names: Sequence[str], sizes: Sequence[int], short: bool) -> cases.Case:
+def make(
+    name: str, kind: str, names: Sequence[str], sizes: Sequence[int], **forms: bool
+) -> cases.Case:
     """Make the case of some rows at some sizes."""
-    metrics = []
-    for row in names:
+    what = KINDS[kind]
+    metrics, compared = [], []
+    for row, clock in itertools.product(names, CLOCKS):
         title = rows.ROWS[row].title
-        metrics += [
-            cases.Metric(key(row, size), f"{title}, {size:,} pending", "ns") for size in sizes
-        ]
-        metrics.append(
-            cases.Metric(growth_key(row), f"{title}, {TO:,} to {FROM:,}", "times", contested=False)
-        )
+        of_sizes = {
+            size: cases.Metric(
+                key(row, size, clock), f"{title}, {size:,} {what}", "ns", clock=clock
+            )
+            for size in sizes
+        }
+        growth = f"{title}, {TO:,} to {FROM:,} {what}"
+        grows = cases.Metric(growth_key(row, clock), growth, "times", contested=False, clock=clock)
+        metrics += [*of_sizes.values(), grows]
+        compared.append(of_sizes[TO])
     return cases.Case(
         name,
-        "pending tasks with timers",
+        f"{kind} pending",
         tuple(metrics),
-        partial(find_costs, names, sizes),
-        short=short,
+        partial(find_costs, kind, names, sizes),
         primitives_full=True,
         short_rounds=1,
-        compared=tuple(metric for metric in metrics if metric.key.endswith(f"@{TO}")),
+        rounds_max=ROUNDS_MAX,
+        compared=tuple(compared),
+        **forms,
     )
 
 
 CASES = [
-    make("pending", SHORT_ROWS, (FROM, TO), short=True),
-    make("pending-all", list(rows.ROWS), SIZES, short=False),
+    make("pending", "tasks", SHORT_ROWS, (FROM, TO), full=False),
+    make("pending-all", "tasks", list(rows.ROWS), SIZES, short=False),
+    make("pending-timers", "timers", SHORT_ROWS, SIZES, short=False),
 ]
 
 
-def remarks(cells: collect.Cells) -> str:
+def remarks(cells: collect.Cells, clock: str = "wall") -> str:
     """Say which of our rows grow beyond what they may."""
     said = []
     for case in CASES:
@@ -95,7 +111,7 @@ def remarks(cells: collect.Cells) -> str:
             continue
         grown = []
         for metric in case.metrics:
-            if not metric.key.endswith(" grows"):
+            if metric.key not in {growth_key(row, clock) for row in rows.ROWS}:
                 continue
             ratio = lines.make(case, metric, cells).median(loops.SUBJECT)
             if ratio is None or ratio > GROWTH_MAX:
@@ -105,7 +121,7 @@ def remarks(cells: collect.Cells) -> str:
         text = ", ".join(grown) or "none"
         said.append(
             f"{loops.SUBJECT}, rows that cost more than {GROWTH_MAX}x with {TO:,} than with "
-            f"{FROM:,} pending: {text}."
+            f"{FROM:,} {case.title}: {text}."
         )
     return "\n\n".join(said)
 
@@ -113,10 +129,13 @@ def remarks(cells: collect.Cells) -> str:
 # --- the measured process -------------------------------------------------------------------------
 
 
-async def top_up(lib: Any, pending: list[Any], size: int) -> None:
-    """Have `size` tasks that sleep."""
-    create_task = asyncio.get_running_loop().create_task
-    pending += [create_task(lib.sleep(rows.FAR_S)) for _ in range(size - len(pending))]
+async def top_up(loop: Any, lib: Any, kind: str, pending: list[Any], size: int) -> None:
+    """Have `size` tasks that sleep, or so many timers."""
+    wanted = range(size - len(pending))
+    if kind == "tasks":
+        pending += [loop.create_task(lib.sleep(rows.FAR_S)) for _ in wanted]
+    else:
+        pending += [loop.call_later(rows.FAR_S, rows.nothing_called) for _ in wanted]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     gc.collect()
@@ -127,13 +146,15 @@ async def measure_all(loop: Any, lib: Any, options: argparse.Namespace) -> cases
     found: cases.Samples = {}
     pending: list[Any] = []
     for size in map(int, options.sizes.split(",")):
-        await top_up(lib, pending, size)
+        await top_up(loop, lib, options.kind, pending, size)
         for name in options.rows.split(","):
+            row = rows.ROWS[name]
+            measure.pin(options.cpus_threads if row.threads else options.cpus)
             # A collection of everything before each sample would take longer than the samples.
             samples = await measure.sample(
-                rows.ROWS[name], loop, lib, options.seconds, options.samples, lambda: 0
+                row, loop, lib, options.seconds, options.samples, lambda: 0
             )
-            found[key(name, size)] = samples["wall"]
+            found |= {key(name, size, clock): samples[clock] for clock in CLOCKS}
     return found
 
 
@@ -146,6 +167,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.1)
     parser.add_argument("--samples", type=int, default=3)
     parser.add_argument("--cpus", default="")
+    parser.add_argument("--cpus-threads", default="", help="of rows that hand work to a thread")
+    parser.add_argument("--kind", choices=tuple(KINDS), default="tasks")
     options = parser.parse_args()
     measure.pin(options.cpus)
     loops.prepare(options.loop)

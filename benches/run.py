@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import datetime
 import fnmatch
-import json
 import signal
 import sys
 import time
@@ -30,15 +29,17 @@ import families
 import lines
 import loops
 import services
+import store
 import tables
 
 RESULTS = Path(__file__).parent / "results"
+BY_NAME = {case.name: case for case in families.CASES}
 
 
 def choose(patterns: Sequence[str], form: str) -> list[cases.Case]:
     """Return the cases that are asked for; without patterns those of the form."""
     if not patterns:
-        return [case for case in families.CASES if case.short or form == "full"]
+        return [case for case in families.CASES if case.belongs(form)]
     chosen = []
     for pattern in patterns:
         found = [
@@ -46,7 +47,7 @@ def choose(patterns: Sequence[str], form: str) -> list[cases.Case]:
             for family in families.FAMILIES
             for case in family.cases
             if fnmatch.fnmatch(case.name, pattern)
-            or (pattern == family.name and (case.short or form == "full"))
+            or (pattern == family.name and case.belongs(form))
         ]
         if not found:
             raise SystemExit(f"no case or family is named {pattern!r}; --list shows them")
@@ -54,9 +55,11 @@ def choose(patterns: Sequence[str], form: str) -> list[cases.Case]:
     return list(dict.fromkeys(chosen))
 
 
-def chapter(family: families.Family, chosen: Iterable[cases.Case], cells: collect.Cells) -> str:
-    """Return a family's part of the report."""
-    own = [case for case in family.cases if case in chosen]
+def chapter(
+    family: families.Family, chosen: Iterable[cases.Case], cells: collect.Cells, clock: str
+) -> str:
+    """Return a family's part of the report, by one of the clocks."""
+    own = [shown(case, clock) for case in family.cases if case in chosen]
     parts = [f"## {family.title}", family.about]
     # Cases that compare several metrics have a table of their own, one metric a line.
     for case in own:
@@ -71,32 +74,24 @@ def chapter(family: families.Family, chosen: Iterable[cases.Case], cells: collec
             direction = "higher" if metric.higher_is_better else "lower"
             parts.append(f"{metric.title.capitalize()} ({direction} is better):")
         parts.append(tables.table(made))
-    if remarks := family.remarks(cells):
+    if remarks := family.remarks(cells, clock):
         parts.append(remarks)
     return "\n\n".join(parts)
 
 
-def text(
-    options: argparse.Namespace,
-    chosen: Sequence[cases.Case],
-    cells: collect.Cells,
-    record: dict[str, object],
-) -> str:
+def text(clock: str, chosen: Sequence[cases.Case], run: store.Run) -> str:
     """Return the whole report as Markdown."""
-    spread = "the least and the greatest round" if options.rounds > 1 else "the least and greatest"
+    rounds, cells = run.effort.rounds, run.cells
+    spread = "the least and the greatest round" if rounds > 1 else "the least and greatest"
     parts = [
-        f"# Benchmark, {options.form} form",
-        tables.environment(record),
-        f"Medians of {options.rounds} interleaved rounds; small: {spread}. Bold: we lose.",
+        f"# Benchmark, {run.effort.form} form",
+        tables.environment(run.record),
+        f"Medians of {rounds} interleaved rounds; small: {spread}. Bold: we lose.",
     ]
-    with_cpu = [shown(case, options.clock) for case in chosen]
     for family in families.FAMILIES:
         if any(case in family.cases for case in chosen):
-            own = dataclasses.replace(
-                family, cases=[shown(case, options.clock) for case in family.cases]
-            )
-            parts.append(chapter(own, with_cpu, cells))
-    compared = lines.compared(with_cpu, cells)
+            parts.append(chapter(family, chosen, cells, clock))
+    compared = lines.compared([shown(case, clock) for case in chosen], cells)
     parts += ["## In short", f"{loops.SUBJECT} against the best peer of each case:"]
     parts += [tables.summary(compared)]
     if failed := tables.failures(compared):
@@ -105,12 +100,12 @@ def text(
 
 
 def shown(case: cases.Case, clock: str) -> cases.Case:
-    """Return the case with the metrics that the clock asked for wants."""
-    if {metric.key for metric in case.metrics} != {"wall", "cpu"}:
-        return case
-    return dataclasses.replace(
-        case, metrics=tuple(metric for metric in case.metrics if metric.key == clock)
+    """Return the case with the metrics of the clock that is asked for."""
+    metrics, compared = (
+        tuple(metric for metric in every if metric.clock in ("", clock))
+        for every in (case.metrics, case.compared)
     )
+    return dataclasses.replace(case, metrics=metrics, compared=compared)
 
 
 def parse() -> argparse.Namespace:
@@ -134,6 +129,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--save", metavar="NAME", help="of the files in results/; a date if none")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--again", type=Path, metavar="JSON", help="print a saved run once more")
+    parser.add_argument("--resume", type=Path, metavar="JSON", help="go on with a stopped run")
     parser.set_defaults(form="short")
     options = parser.parse_args()
     options.loops = [name for each in options.loops for name in each.split(",")]
@@ -157,58 +153,79 @@ def effort(options: argparse.Namespace) -> cases.Effort:
 
 def again(options: argparse.Namespace) -> None:
     """Print and draw a saved run once more, by the clock that is asked for now."""
-    saved = json.loads(options.again.read_text())
-    cells = {
-        (cell["case"], cell["entrant"]): collect.Cell(cell["rounds"], cell["failure"])
-        for cell in saved["cells"]
-    }
-    options.form, options.rounds = saved["effort"]["form"], saved["effort"]["rounds"]
-    names = {name for name, _ in cells}
-    chosen = [case for case in families.CASES if case.name in names]
-    show(options, chosen, cells, saved["environment"], options.again.with_suffix(""))
+    run = store.read(options.again)
+    names = {name for name, _ in run.cells}
+    show(options, run, [name for name in BY_NAME if name in names], options.again.with_suffix(""))
 
 
-def show(
-    options: argparse.Namespace,
-    chosen: Sequence[cases.Case],
-    cells: collect.Cells,
-    record: dict[str, object],
-    path: Path,
-) -> None:
+def start(options: argparse.Namespace) -> store.Run:
+    """Return the run that is to be measured: a new one, or one that was stopped."""
+    if options.resume is None:
+        chosen = [case.name for case in choose(options.only, options.form)]
+        record = environment.record([*options.loops, loops.FASTNET])
+        here = [name for name in options.loops if loops.version(name) is not None]
+        return store.Run(record, effort(options), {}, chosen, here)
+    run = store.read(options.resume)
+    if not run.chosen:
+        raise SystemExit(f"{options.resume} does not say what was asked for")
+    record = environment.record(list(run.record["versions"]))
+    if differ := store.differences(run.record, record):
+        raise SystemExit(f"not the environment of {options.resume}: {differ}")
+    environment.go_on(run.record, record)
+    return run
+
+
+def show(options: argparse.Namespace, run: store.Run, names: Sequence[str], path: Path) -> None:
     """Print the report, and write it and the picture beside the samples."""
-    written = text(options, chosen, cells, record)
+    chosen = [BY_NAME[name] for name in names]
+    record = run.record
+    written = text(options.clock, chosen, run)
     print(written)
     path.parent.mkdir(parents=True, exist_ok=True)
     Path(f"{path}.md").write_text(written)
-    compared = lines.compared([shown(case, options.clock) for case in chosen], cells)
+    compared = lines.compared([shown(case, options.clock) for case in chosen], run.cells)
     title = f"CPython {str(record['python']).partition(' ')[0]}, {record['cpu']}"
-    drawn = chart.draw(compared, f"{title}, {record['kernel']}; {options.form} form", path)
+    drawn = chart.draw(compared, f"{title}, {record['kernel']}; {run.effort.form} form", path)
     endings = [".json", ".md", *(each.suffix for each in drawn)]
     print(f"saved: {path} {' '.join(endings)} ({record['seconds']} s)", file=sys.stderr)
     if not drawn:
         print("no picture: matplotlib is not installed", file=sys.stderr)
 
 
-def save(
-    path: Path, measured: cases.Effort, cells: collect.Cells, record: dict[str, object]
-) -> None:
-    """Write all samples, `path` being without an extension."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    raw = [
-        {
-            "case": case,
-            "entrant": entrant,
-            "rounds": cell.rounds,
-            "failure": cell.failure,
-            "seconds": round(cell.seconds, 2),
-        }
-        for (case, entrant), cell in cells.items()
-    ]
-    saved = {"environment": record, "effort": dataclasses.asdict(measured), "cells": raw}
-    # A line for each cell, so that two runs can be compared.
-    lines_of_cells = ",\n".join(json.dumps(cell) for cell in raw)
-    head = json.dumps({key: saved[key] for key in ("environment", "effort")}, indent=1)
-    Path(f"{path}.json").write_text(f'{head[:-2]},\n "cells": [\n{lines_of_cells}\n ]\n}}\n')
+def show_list() -> None:
+    """Print the cases."""
+    for family in families.FAMILIES:
+        for case in family.cases:
+            only = "" if case.short and case.full else "full" if case.full else "short"
+            form = f"{only} form only" if only else ""
+            print(f"{family.name:14} {case.name:28} {case.title:44} {form}".rstrip())
+
+
+def measure(run: store.Run, path: Path) -> Sequence[str]:
+    """Measure what a run lacks, and return the names of the cases that have been begun.
+
+    It is written now and then; Ctrl-C ends it, and what was measured is kept.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Ignored in the background otherwise.
+        signal.signal(number, signal.default_int_handler)
+    environment.clean()
+    keeper = store.Keeper(path, run)
+    progress = collect.Progress()
+    chosen = [BY_NAME[name] for name in run.chosen]
+    names = run.chosen
+    begin = time.monotonic()
+    try:
+        collect.collect(chosen, run.here, run.effort, progress, run.cells, keeper.keep)
+    except KeyboardInterrupt:
+        print(f"\nstopped; --resume {path}.json goes on", file=sys.stderr)
+        names = [name for name in names if any(name == case for case, _ in run.cells)]
+    finally:
+        services.close()
+        environment.finish(run.record, time.monotonic() - begin, run.cells)
+        store.write(path, run)
+    progress("")
+    return names
 
 
 def main() -> None:
@@ -216,37 +233,13 @@ def main() -> None:
     options = parse()
     if options.again:
         again(options)
-        return
-    chosen = choose(options.only, options.form)
-    if options.list:
-        for family in families.FAMILIES:
-            for case in family.cases:
-                form = "" if case.short else "full form only"
-                print(f"{family.name:14} {case.name:28} {case.title:44} {form}".rstrip())
-        return
-    here = [name for name in options.loops if loops.version(name) is not None]
-    measured = effort(options)
-    options.rounds = measured.rounds
-    record = environment.record([*options.loops, loops.FASTNET])
-    begin = time.monotonic()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Ignored in the background otherwise.
-        signal.signal(number, signal.default_int_handler)
-    environment.clean()
-    cells: collect.Cells = {}
-    try:
-        collect.collect(chosen, here, measured, collect.progress, cells)
-    except KeyboardInterrupt:
-        # Of a run of hours, what was measured is shown and kept.
-        print("\nstopped", file=sys.stderr)
-        chosen = [case for case in chosen if any(name == case.name for name, _ in cells)]
-    finally:
-        services.close()
-    collect.progress("")
-    environment.finish(record, time.monotonic() - begin, cells)
-    name = options.save or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    save(options.results / name, measured, cells, record)
-    show(options, chosen, cells, record, options.results / name)
+    elif options.list:
+        show_list()
+    else:
+        run = start(options)
+        name = options.save or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        path = options.resume.with_suffix("") if options.resume else options.results / name
+        show(options, run, measure(run, path), path)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import json
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +43,19 @@ def servers() -> Any:
     import servers
 
     return servers
+
+
+def version(name: str) -> str | None:
+    """Return a server's version as its program says it, or None where there is no such program."""
+    import pytest
+
+    try:
+        command = (servers().find(name), "--version")
+    except pytest.skip.Exception:
+        return None
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    number = re.search(r"\d+(\.\d+)+", said)
+    return number[0] if number else "unknown"
 
 
 def start_http() -> dict[str, Any]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import loops
 from lines import Line
 
 # The order of columns; who is not here comes after.
 COLUMNS = (*loops.LOOPS, loops.FASTNET)
+# Of the options that Python was compiled with: what makes it faster or slower.
+FLAGS = re.compile(r"-O\d|-O[fgs]|-flto|-fprofile|--enable-optimizations|--with-lto|.*jit|.*debug")
 
 
 def number(value: float) -> str:
@@ -89,22 +93,37 @@ def failures(lines: Sequence[Line]) -> str:
     )
 
 
-def environment(record: Mapping[str, object]) -> str:
+def versions(found: Mapping[str, object]) -> str:
+    """Return what is there, with versions, and what is not."""
+    there = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    missing = ", ".join(name for name, version in found.items() if version is None)
+    return f"{there}.{f' Not installed: {missing}.' if missing else ''}"
+
+
+def flags(record: Mapping[str, object]) -> str:
+    """Return how Python was compiled, as far as its speed depends on that."""
+    words = f"{record.get('python_compiled', '')} {record['python_flags']}".replace("'", "").split()
+    named = dict.fromkeys(word for word in words if FLAGS.match(word))
+    return f" ({' '.join(named)})" if named else ""
+
+
+def environment(record: Mapping[str, Any]) -> str:
     """Return the head of the report."""
-    versions = record["versions"]
-    assert isinstance(versions, dict)
-    there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    missing = ", ".join(name for name, version in versions.items() if version is None)
     text = (
         f"{record['cpu']}, {record['cores']} cores, {record['kernel']}, governor "
-        f"{record['governor']}; Python {record['python']}; {record['cc']}; {record['openssl']}; "
-        f"commit {record['commit']}\n\nInstalled: {there}."
-        f"{f' Not installed: {missing}.' if missing else ''}"
+        f"{record['governor']}; Python {record['python']}{flags(record)}; {record['cc']}; "
+        f"{record['openssl']}; commit {record['commit']}\n\n"
+        f"Installed: {versions(record['versions'])}"
     )
+    if "libraries" in record:
+        servers = {**record["libraries"], **record["servers"], "Node.js": record["node"]}
+        text += f"\n\nThe applications' libraries and servers: {versions(servers)}"
+    sittings = record.get("sittings", 1)
     text += (
         f"\n\nLoad average {record['load_at_start']:.2f} at start, {record['load_at_end']:.2f} at "
         f"the end (a measured process and its counterpart alone make up to 2); the kernel took the "
-        f"core from the rows {record['preemptions']} times; {record['seconds']} s in all."
+        f"core from the rows {record['preemptions']} times; {record['seconds']} s in all"
+        f"{f', in {sittings} sittings' if sittings > 1 else ''}."
     )
     if not record["quiet"]:
         text += "\n\n**The machine was not quiet when the run began.**"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +29,8 @@ import loops
 import pending
 import primitive_rows
 import rows
+import run
+import store
 import tables
 
 BENCHES = Path(tables.__file__).parent
@@ -79,6 +83,14 @@ def test_what_does_not_vary_is_counted_once() -> None:
     chosen = [case("a", rounds_max=1, short_rounds=2), case("b", short_rounds=1)]
     order = [(turn, each.name) for turn, each, _ in collect.schedule(chosen, ["x"], TWO)]
     assert order == [(0, "a"), (0, "b"), (1, "b")]
+    limited = case("a", rounds_max=2, short_rounds=1)
+    assert (limited.rounds(EFFORT), limited.rounds(TWO)) == (1, 2)
+
+
+def test_each_form_has_its_cases() -> None:
+    chosen = {form: {each.name for each in run.choose([], form)} for form in ("short", "full")}
+    assert chosen["short"] - chosen["full"] == {"pending"}
+    assert chosen["full"] >= {"pending-all", "pending-timers", "memory-tls-streams", "churn"}
 
 
 def test_every_case_has_a_name_of_its_own() -> None:
@@ -148,6 +160,65 @@ def test_what_was_measured_before_a_stop_is_kept() -> None:
         collect.collect([case("a", measure)], ["well", "stopped"], EFFORT, cells=cells)
     assert cells["a", "well"].rounds == [{"wall": [1.0]}]
     assert tables.table([lines.make(case("a"), TIME, cells)])
+
+
+def test_what_is_there_is_not_measured_again() -> None:
+    calls: list[str] = []
+
+    def measure(entrant: str, effort: cases.Effort) -> cases.Samples:
+        calls.append(entrant)
+        return {"wall": [1.0]}
+
+    cells = {
+        ("a", "whole"): collect.Cell([{"wall": [2.0]}] * EFFORT.rounds),
+        ("a", "begun"): collect.Cell([{"wall": [2.0]}]),
+        ("a", "bad"): collect.Cell([], "it broke"),
+    }
+    collect.collect([case("a", measure)], ["whole", "begun", "bad", "new"], EFFORT, cells=cells)
+    assert calls.count("begun") == EFFORT.rounds - 1
+    assert calls.count("new") == EFFORT.rounds
+    assert set(calls) == {"begun", "new"}
+    assert {len(cell.rounds) for cell in cells.values()} == {0, EFFORT.rounds}
+
+
+def test_a_run_is_kept_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "WRITE_S_MIN", 0.0)
+    run = store.Run({"python": "3"}, EFFORT, {}, ["a"], ["x", "y"])
+    keeper = store.Keeper(tmp_path / "it", run)
+    seen: list[int] = []
+
+    def measure(entrant: str, effort: cases.Effort) -> cases.Samples:
+        if keeper.path.with_suffix(".json").exists():
+            kept = store.read(tmp_path / "it.json")
+            seen.append(sum(len(cell.rounds) for cell in kept.cells.values()))
+        if entrant == "y":
+            raise cases.Failure("it broke")
+        return {"wall": [1.0]}
+
+    chosen = [case("a", measure)]
+    collect.collect(chosen, run.here, EFFORT, cells=run.cells, keep=keeper.keep)
+    assert seen == [1, 1, 2]
+    # Times are rounded in the file.
+    for cell in run.cells.values():
+        cell.seconds = 0.0
+    assert store.read(tmp_path / "it.json") == run
+    assert [each.name for each in tmp_path.iterdir()] == ["it.json"]
+
+
+def test_sittings_of_one_run_have_one_environment() -> None:
+    before = {"cpu": "x", "python": "3.14", "versions": {"uvloop": "1"}, "load_at_start": 0.5}
+    assert store.differences(before, {**before, "load_at_start": 1.5}) == ""
+    told = store.differences(before, {**before, "versions": {"uvloop": "2"}})
+    assert told == "versions: {'uvloop': '1'} then, {'uvloop': '2'} now"
+
+
+def test_how_long_it_takes_is_told_when_it_is_known() -> None:
+    cells = {
+        ("a", "x"): collect.Cell([{"wall": [1.0]}] * 2, seconds=120.0),
+        ("a", "y"): collect.Cell([], "it broke", 60.0),
+    }
+    assert collect.left([("a", "x"), ("a", "y")], cells) == ", about 1 min left"
+    assert collect.left([("a", "x"), ("a", "z")], cells) == ""
 
 
 def test_a_late_failure_hides_no_number() -> None:
@@ -253,6 +324,19 @@ def test_growth_is_told_where_it_is_too_much() -> None:
     assert "call_later + cancel" in pending.remarks(cells(pending.GROWTH_MAX + 0.1))
 
 
+def test_either_clock_has_its_own_metrics() -> None:
+    several = next(each for each in pending.CASES if each.name == "pending-all")
+    for clock in ("wall", "cpu"):
+        told = run.shown(several, clock)
+        assert len(told.metrics) == len(several.metrics) / 2
+        assert [metric.title for metric in told.compared] == [
+            f"{row.title}, {pending.TO:,} pending" for row in rows.ROWS.values()
+        ]
+        grown = {pending.growth_key(row, clock): [9.0] for row in rows.ROWS}
+        cells = {("pending-all", loops.SUBJECT): collect.Cell([grown])}
+        assert pending.remarks(cells, clock).count("9.00x") == len(rows.ROWS)
+
+
 CALLGRIND = """\
 positions: line
 events: Ir
@@ -310,9 +394,52 @@ def test_a_run_leaves_all_samples(tmp_path: Path) -> None:
     assert all(len(cell["rounds"]) == 2 for cell in saved["cells"])
     assert saved["environment"]["kernel"]
     assert (tmp_path / "it.md").read_text() in done.stdout
+    assert saved["environment"]["libraries"]["httpx"] == importlib.metadata.version("httpx")
     # Without matplotlib a run has no picture, and says so.
     drawn = {"it.svg", "it.png"} if importlib.util.find_spec("matplotlib") else set()
     assert {each.name for each in tmp_path.iterdir()} == {"it.json", "it.md"} | drawn
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHES / "run.py"), "--results", str(tmp_path)]
+    asked = ["--only", "sleep0", "--loops", "asyncio,aioxide", "--seconds", "0.001", "--save", "it"]
+    subprocess.run([*command, *asked, "--rounds", "1"], capture_output=True, check=True)
+    path = tmp_path / "it.json"
+    saved = json.loads(path.read_text())
+    first = saved["cells"].pop(0)
+    saved["effort"]["rounds"] = 2
+    path.write_text(json.dumps(saved))
+    done = subprocess.run([*command, "--resume", str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    later = json.loads(path.read_text())
+    assert later["environment"]["sittings"] == 2
+    assert "in 2 sittings" in done.stdout
+    rounds = {cell["entrant"]: cell["rounds"] for cell in later["cells"]}
+    assert [len(each) for each in rounds.values()] == [2, 2, 2]
+    kept = {cell["entrant"]: cell["rounds"][0] for cell in saved["cells"]}
+    assert kept == {name: each[0] for name, each in rounds.items() if name != first["entrant"]}
+    # What was measured elsewhere is not mixed with it.
+    later["environment"]["cpu"] = "another"
+    path.write_text(json.dumps(later))
+    done = subprocess.run([*command, "--resume", str(path)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "cpu: another then" in done.stderr
+
+
+def test_ctrl_c_ends_a_run_that_can_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHES / "run.py"), "--results", str(tmp_path)]
+    command += ["--only", "sleep0", "--loops", "asyncio", "--rounds", "100000", "--save", "it"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("1/100000 sleep0 asyncio")
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert f"--resume {tmp_path}/it.json goes on" in errors
+    assert printed.startswith("# Benchmark")
+    assert json.loads((tmp_path / "it.json").read_text())["asked"]["cases"] == ["sleep0"]
 
 
 @pytest.mark.parametrize("kind", ["echo", "churn"])
