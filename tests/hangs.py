@@ -60,11 +60,11 @@ class Watched:
         )
         os.close(asked)
 
-    def begins(self, what: str) -> None:
+    def begins(self, what: str, limit_seconds: float | None) -> None:
         """From now on the time of ``what`` counts; nothing is watched when it is empty."""
         text = what.replace("\n", " ").encode(errors="replace")
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._tell, b"%g\t%s\n" % (self._limit_seconds, text))
+            os.write(self._tell, b"%g\t%s\n" % (limit_seconds or self._limit_seconds, text))
 
     def ends(self) -> None:
         """The watcher goes."""
@@ -78,14 +78,14 @@ class Watched:
 _watched: Watched | None = None
 
 
-def _begins(what: str) -> None:
+def _begins(what: str, limit_seconds: float | None = None) -> None:
     if _watched is not None:
-        _watched.begins(what)
+        _watched.begins(what, limit_seconds)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the limit."""
-    parser.addini("hang_limit", "seconds for each phase of a test", default="150")
+    parser.addini("hang_limit", "seconds for each phase of a test", default="240")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -114,7 +114,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_runtest_call(item: pytest.Item) -> None:
     """The test's turn."""
-    _begins(f"{item.nodeid} (call)")
+    begin_call(item)
+
+
+def begin_call(item: pytest.Item, limit_seconds: float | None = None) -> None:
+    """The test's turn, with a limit of its own."""
+    _begins(f"{item.nodeid} (call)", limit_seconds)
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:

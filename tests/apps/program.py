@@ -6,6 +6,7 @@ Ctrl-C in a terminal does, and every process it started can be found by the sess
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import re
@@ -98,10 +99,10 @@ class Process:
         traceback: TracebackType | None,
     ) -> None:
         for process in session_processes(self._process.pid):
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         self._process.wait()
-        for reader in self._readers:
-            reader.join()
+        self._join_readers()
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
@@ -151,9 +152,14 @@ class Process:
             raise AssertionError(f"it does not end\n{self.said()}") from None
         left = wait_gone([*everyone, *session_processes(self._process.pid)], 10.0)
         assert not left, f"processes left behind: {left}\n{self.said()}"
-        for reader in self._readers:
-            reader.join()
+        self._join_readers()
         return status
+
+    def _join_readers(self) -> None:
+        """Wait until the streams have ended, which a process of another session may keep open."""
+        for reader in self._readers:
+            reader.join(WAIT_SECONDS_MAX)
+            assert not reader.is_alive(), f"somebody keeps its output open\n{self.said()}"
 
 
 class Program(Process):

@@ -24,12 +24,13 @@ from pathlib import Path
 
 import pytest
 import trustme
-from program import Process
+from program import WAIT_SECONDS_MAX, Process
 
 # A port that was free a moment ago may be taken by the time the server asks for it.
 PORT_ATTEMPTS_MAX = 5
 CLUSTER_SLOTS = 16384
-CLUSTER_SECONDS_MAX = 60.0  # nodes tell each other of a new state every 0.1 s
+CLUSTER_ATTEMPTS_MAX = 2
+CLUSTER_SECONDS_MAX = 30.0  # nodes tell each other of a new state every 0.1 s
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
@@ -163,6 +164,7 @@ def start_postgres() -> Iterator[Postgres]:
             check=True,
             capture_output=True,
             cwd=base,
+            timeout=WAIT_SECONDS_MAX,
         )
         (data / "pg_hba.conf").write_text(_POSTGRES_ACCESS)
         with (data / "postgresql.conf").open("a") as settings:
@@ -217,32 +219,61 @@ def ask_redis(port: int, command: bytes) -> bytes:
 @contextlib.contextmanager
 def start_redis_cluster() -> Iterator[list[int]]:
     """Start three Redis masters that share the slots, and give their ports."""
-    server, client = find("redis-server"), find("redis-cli")
-    with folder() as base, contextlib.ExitStack() as stack:
-        ports: list[int] = []
-        for attempt in range(PORT_ATTEMPTS_MAX * 3):
-            port, bus = free_ports(2)
-            home = base / str(attempt)
-            home.mkdir()
-            process = stack.enter_context(
-                Process(
-                    *guarded(server, "--port", str(port), "--bind", "127.0.0.1", "--save", ""),
-                    *("--cluster-enabled", "yes", "--cluster-port", str(bus), "--dir", str(home)),
-                    cwd=home,
-                )
-            )
-            if "eady" in process.wait_line("eady to accept connections|in use|Failed|FATAL")[0]:
-                ports.append(port)
-            if len(ports) == 3:
+    find("redis-server")
+    find("redis-cli")
+    with contextlib.ExitStack() as stack:
+        for attempt in range(CLUSTER_ATTEMPTS_MAX):
+            with contextlib.ExitStack() as nodes:
+                base = nodes.enter_context(folder())
+                ports = _start_cluster_nodes(base, nodes)
+                if problem := _join_cluster(ports):
+                    assert attempt < CLUSTER_ATTEMPTS_MAX - 1, problem
+                    continue
+                stack.enter_context(nodes.pop_all())
                 break
-        nodes = [f"127.0.0.1:{port}" for port in ports]
-        command = [client, "--cluster", "create", *nodes, "--cluster-yes"]
-        made = subprocess.run(command, check=False, capture_output=True, text=True)
-        assert f"All {CLUSTER_SLOTS} slots covered" in made.stdout, made.stdout + made.stderr
-        deadline = time.monotonic() + CLUSTER_SECONDS_MAX
-        while not all(b"cluster_state:ok" in ask_redis(port, b"CLUSTER INFO") for port in ports):
-            assert time.monotonic() < deadline, "the cluster does not come up"
         yield ports
+
+
+def _start_cluster_nodes(base: Path, stack: contextlib.ExitStack) -> list[int]:
+    """Start three Redis servers that know nothing of each other yet, and give their ports."""
+    server = find("redis-server")
+    ports: list[int] = []
+    for attempt in range(PORT_ATTEMPTS_MAX * 3):
+        port, bus = free_ports(2)
+        home = base / str(attempt)
+        home.mkdir()
+        process = stack.enter_context(
+            Process(
+                *guarded(server, "--port", str(port), "--bind", "127.0.0.1", "--save", ""),
+                *("--cluster-enabled", "yes", "--cluster-port", str(bus), "--dir", str(home)),
+                cwd=home,
+            )
+        )
+        if "eady" in process.wait_line("eady to accept connections|in use|Failed|FATAL")[0]:
+            ports.append(port)
+        if len(ports) == 3:
+            break
+    return ports
+
+
+def _join_cluster(ports: list[int]) -> str | None:
+    """Make a cluster of servers; give what went wrong, if anything did."""
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    command = [find("redis-cli"), "--cluster", "create", *addresses, "--cluster-yes"]
+    try:
+        # It asks for ever when a greeting between two servers got lost.
+        made = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=CLUSTER_SECONDS_MAX
+        )
+    except subprocess.TimeoutExpired as error:
+        return f"the servers do not find each other: {error.stdout!r}"
+    if f"All {CLUSTER_SLOTS} slots covered" not in made.stdout:
+        return made.stdout + made.stderr
+    deadline = time.monotonic() + CLUSTER_SECONDS_MAX
+    while not all(b"cluster_state:ok" in ask_redis(port, b"CLUSTER INFO") for port in ports):
+        if time.monotonic() > deadline:
+            return "the cluster does not come up"
+    return None
 
 
 # --- nginx ---------------------------------------------------------------------------------------

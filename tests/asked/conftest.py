@@ -6,6 +6,7 @@ of their own processes only: a server that finds uvloop takes it unasked.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -65,7 +66,9 @@ def _run(lesson: Lesson, loop: str, certificates: Path) -> str:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        process.communicate()
+        # One that left the group may keep the streams open.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=SECONDS_HANGING)
     if process.returncode < 0:
         return f"died: {signal.Signals(-process.returncode).name}"
     said = out.strip().splitlines() or [f"status {process.returncode}", err]

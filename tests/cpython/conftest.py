@@ -8,10 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+import hangs
+
 from . import harness
 
 # A worker mostly sleeps inside CPython's tests, so that these fit on two cores.
 WORKERS = 3
+# Two runs of a module, each with its restarts, and those that are under way before them.
+VERDICT_SECONDS_MAX = 600.0
 _TOTALS = pytest.StashKey[dict[str, harness.Totals]]()
 
 
@@ -41,6 +45,12 @@ class Bench:
 @pytest.fixture(autouse=True)
 def _no_child_left() -> None:
     """Replaces the rule: workers run across tests; the run that started one waits for its end."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Gives the workers time: each ends by itself, also when its tests hang."""
+    hangs.begin_call(item, VERDICT_SECONDS_MAX)
 
 
 @pytest.fixture(scope="session")

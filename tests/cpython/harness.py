@@ -13,14 +13,16 @@ import importlib.util
 import json
 import os
 import pkgutil
+import select
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 HERE = Path(__file__).parent
 EXPECTED = HERE / "expected.toml"
@@ -28,8 +30,10 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 # How long a worker may take to end after its last test: threads that are left must finish.
 EXIT_SECONDS_MAX = 60
 # A worker that dies is started again behind the test that killed it, but not after this time:
-# hung tests must not add up to pytest's own limit of 300 s.
-RESTART_SECONDS_MAX = 180.0
+# hung tests must not add up to the limit of the whole run's tests.
+RESTART_SECONDS_MAX = 60.0
+# The worker ends its process long before, when a test hangs.
+LINE_SECONDS_MAX = 60.0
 # More failures than this are not the machine's.
 AGAIN_MAX = 10
 DIED = "the process died or hung"
@@ -308,7 +312,7 @@ def run_worker(
     environment = dict(os.environ, AIOXIDE_RESULT_FD=str(sink))
     environment.pop("PYTHONASYNCIODEBUG", None)
     environment["PYTHONPATH"] = os.pathsep.join(path)
-    with tempfile.TemporaryFile("w+") as log, open(source) as lines:
+    with tempfile.TemporaryFile("w+") as log, open(source, "rb") as lines:
         process = subprocess.Popen(
             [sys.executable, "-u", str(script), json.dumps(request)],
             env=environment,
@@ -319,8 +323,8 @@ def run_worker(
         )
         os.close(sink)
         try:
-            ended, running = take(lines, outcome)
-            process.wait(EXIT_SECONDS_MAX)
+            ended, running = take(lines_of(lines), outcome)
+            process.wait(EXIT_SECONDS_MAX if ended else LINE_SECONDS_MAX)
         except subprocess.TimeoutExpired:
             outcome.status[EXIT] = "failed"
             outcome.detail[EXIT] = "the process did not end after its last test"
@@ -329,6 +333,20 @@ def run_worker(
             process.wait()
         log.seek(0)
         return ended, running, f"exit status {process.returncode}\n{log.read()[-6000:]}"
+
+
+def lines_of(source: IO[bytes]) -> Iterator[str]:
+    """Give the lines that come, until the end or until nothing has come for too long.
+
+    Without an end: a child of a worker that died has its pipe, perhaps.
+    """
+    rest = b""
+    while select.select([source], [], [], LINE_SECONDS_MAX)[0]:
+        got = os.read(source.fileno(), 1 << 16)
+        if not got:
+            return
+        *lines, rest = (rest + got).split(b"\n")
+        yield from (line.decode() for line in lines)
 
 
 def take(lines: Iterable[str], outcome: Outcome) -> tuple[bool, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,14 @@ def test_every_entry_names_its_module_and_has_a_reason() -> None:
     for entry in harness.load_expected():
         assert entry.reason.strip()
         assert entry.test.split(".")[0] in known or entry.pythons != ("*",), entry.test
+
+
+def test_a_child_that_keeps_the_pipe_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a forked child of a worker that died does."""
+    monkeypatch.setattr(harness, "LINE_SECONDS_MAX", 0.1)
+    source, sink = os.pipe()
+    with open(source, "rb") as lines, open(sink, "wb") as kept:
+        kept.write(b'{"event": "start", "id": "it"}\n{"cut')
+        kept.flush()
+        outcome = harness.Outcome()
+        assert harness.take(harness.lines_of(lines), outcome) == (False, "it")

@@ -24,7 +24,6 @@ import asyncio
 import asyncio.futures
 import asyncio.tasks
 import contextlib
-import faulthandler
 import functools
 import gc
 import logging
@@ -40,17 +39,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 import aioxide
+import hangs
 from aioxide import primitives
 
 KINDS = ("asyncio", "aioxide")
 ALL_KINDS = ("asyncio", "aioxide", "loose", "foreign", "guest", "visiting")
 # Kinds that leave asyncio's own primitives in their place.
 UNACCELERATED = ("asyncio", "loose")
-# A body that takes longer hangs: dump every stack and end the run, rather than wait for ever.
+# A body or program that takes longer hangs.
 BODY_SECONDS_MAX = 60
+# A program's failure is to be heard before its body's.
+BODY_SECONDS_MORE = 15
 # High enough that a busy machine never adds a slow-callback line to a test about something else.
 QUIET_SLOW_CALLBACK_SECONDS = 1000.0
 
@@ -406,16 +407,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
     gc.collect()
     gc.freeze()
     fds, threads = _open_fds(), set(threading.enumerate())
-    stderr_fd = pyfuncitem.config.stash.get(fault_handler_stderr_fd_key, 2)
-    faulthandler.dump_traceback_later(BODY_SECONDS_MAX, exit=True, file=stderr_fd)
+    hangs.begin_call(pyfuncitem, BODY_SECONDS_MAX + BODY_SECONDS_MORE)
     try:
         result = yield
         _check_end(lib, fds, threads)
     except pytest.skip.Exception:
         _stock_traces.pop(key, None)
         raise
-    finally:
-        faulthandler.cancel_dump_traceback_later()
     if lib.kind == "asyncio":
         _stock_traces[key] = lib.trace
     elif key in _stock_traces:
