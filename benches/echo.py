@@ -12,6 +12,8 @@ SIZES = {64: "64 B", 1024: "1 KiB", 10 * 1024: "10 KiB", 100 * 1024: "100 KiB"}
 CONNECTIONS = (1, 50, 1000)
 # Datagrams in flight must fit into the kernel's default buffers, or the kernel drops them.
 UDP_BYTES_IN_FLIGHT_MAX = 128 * 1024
+# The largest of IPv4.
+DATAGRAM_BYTES_MAX = 65507
 TYPICAL = (1024, 50)
 METRICS = (
     cases.Metric("rate", "throughput", "requests/s", higher_is_better=True),
@@ -65,7 +67,10 @@ def make() -> list[cases.Case]:
     for name, transport, style, title in KINDS:
         for size, size_title in SIZES.items():
             for connections in CONNECTIONS:
-                if transport == "udp" and size * connections > UDP_BYTES_IN_FLIGHT_MAX:
+                in_flight = size * connections
+                if transport == "udp" and (
+                    size > DATAGRAM_BYTES_MAX or in_flight > UDP_BYTES_IN_FLIGHT_MAX
+                ):
                     continue
                 made.append(
                     cases.Case(

@@ -7,8 +7,8 @@
  *           connection, then `held` is printed and the connections stay until standard input ends
  * With REQUESTS above 0 it stops after so many instead of by the clock.
  * Prints `ready` when all connections are there, each having had one answer, and in the end one
- * JSON object: requests (or bytes) in the measured time, its seconds, percentiles of the time from
- * sending (churn: connecting) to the whole answer in microseconds, all requests with the warm-up,
+ * JSON object: requests (or bytes) in the measured time, its seconds (more than were asked for where
+ * not every connection could have had an answer by then), percentiles of the time from sending (churn: connecting) to the whole answer in microseconds, all requests with the warm-up,
  * datagrams lost, the client's own CPU seconds. Exits with 1 when a connection breaks or an answer
  * is wrong, and with 2 when nothing came back for STALL_MS. */
 #define _GNU_SOURCE
@@ -32,8 +32,10 @@
 #endif
 
 enum { EVENTS_MAX = 1024, BUFFER_BYTES = 1 << 20, STALL_MS = 5000, START_MS = 30000, RESEND_MS = 100 };
-/* Latencies up to 0.2 s in steps of 100 ns; longer ones count as the longest. */
-enum { SLOTS = 2000000, SLOT_NS = 100, HEAD_BYTES_MAX = 4096, HOLD_OPENING_MAX = 64 };
+/* Latencies up to 0.2 s in steps of 100 ns, then up to 20 s in steps of 10 us; longer ones count as
+ * the longest. */
+enum { FINE_SLOTS = 2000000, FINE_NS = 100, SLOTS = 2 * FINE_SLOTS, COARSE_NS = 10000 };
+enum { HEAD_BYTES_MAX = 4096, HOLD_OPENING_MAX = 64, LATE_MS_MAX = 10000 };
 enum kind { ECHO, CHURN, HTTP, WEBSOCKET, SEND, RECEIVE, HOLD };
 enum phase { IDLE, CONNECTING, HANDSHAKE, UPGRADE, RUNNING };
 
@@ -60,7 +62,7 @@ static struct {
     const char *message; /* what is sent, framed */
     size_t sends, expects;
     const char *expected;
-    uint64_t from, until, target;
+    uint64_t from, until, latest, target;
 } plan;
 static char payload[BUFFER_BYTES + 64], framed[BUFFER_BYTES + 64], sink[BUFFER_BYTES + 64];
 static char upgrade[] = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
@@ -290,8 +292,17 @@ static void advance(struct connection *connection) {
 /* --- answers ---------------------------------------------------------------------------------- */
 
 static void record(uint64_t took_ns) {
-    uint64_t slot = took_ns / SLOT_NS;
+    uint64_t slot = took_ns / FINE_NS;
+    if (slot >= FINE_SLOTS)
+        slot = FINE_SLOTS + (took_ns - (uint64_t)FINE_SLOTS * FINE_NS) / COARSE_NS;
     histogram[slot < SLOTS ? slot : SLOTS - 1]++;
+}
+
+static double slot_us(uint64_t slot) {
+    double ns = slot < FINE_SLOTS ? (double)slot * FINE_NS
+                                  : (double)FINE_SLOTS * FINE_NS +
+                                        (double)(slot - FINE_SLOTS) * COARSE_NS;
+    return ns / 1000;
 }
 
 static double percentile_us(double share) {
@@ -299,9 +310,9 @@ static double percentile_us(double share) {
     for (uint64_t slot = 0; slot < SLOTS; slot++) {
         seen += histogram[slot];
         if ((double)seen >= share * (double)measured)
-            return (double)slot * SLOT_NS / 1000;
+            return slot_us(slot);
     }
-    return (double)SLOTS * SLOT_NS / 1000;
+    return slot_us(SLOTS - 1);
 }
 
 /* Take the head of an HTTP answer; its length is then known. */
@@ -338,6 +349,27 @@ static int receive(struct connection *connection, int checked) {
     return connection->got >= connection->whole;
 }
 
+static void set_times(uint64_t warmup_ns, uint64_t measure_ns) {
+    plan.from = now_ns() + warmup_ns;
+    plan.until = plan.from + measure_ns;
+    plan.latest = plan.until + LATE_MS_MAX * 1000000ull;
+}
+
+/* Whether the measured time has to go on: not every connection can have had an answer in it. */
+static int is_short(uint64_t now) {
+    int is_bulk = plan.kind == SEND || plan.kind == RECEIVE;
+    return now < plan.latest && (is_bulk ? !measured_bytes : measured < (uint64_t)plan.count);
+}
+
+/* Whether what happens now is in the measured time, which is longer if it has to be. */
+static int is_measured(uint64_t now) {
+    if (now < plan.from)
+        return 0;
+    if (now >= plan.until && is_short(now))
+        plan.until = now + 1;
+    return now < plan.until;
+}
+
 static void answered(struct connection *connection) {
     uint64_t now = now_ns();
     if (!plan.begun) {
@@ -345,7 +377,7 @@ static void answered(struct connection *connection) {
         return;
     }
     all++;
-    if (now >= plan.from && now < plan.until) {
+    if (is_measured(now)) {
         measured++;
         record(now - connection->begun);
     }
@@ -363,7 +395,7 @@ static void bulk(struct connection *connection) {
     size_t size = plan.kind == SEND ? put(connection, payload, BUFFER_BYTES)
                                     : take(connection, sink, BUFFER_BYTES);
     uint64_t now = now_ns();
-    if (now >= plan.from && now < plan.until)
+    if (is_measured(now))
         measured_bytes += size;
     all += size;
     if (plan.kind == SEND)
@@ -475,8 +507,7 @@ static void show(double seconds) {
 /* All connections are there and have had an answer: only now is anything counted. */
 static void begin(struct connection *connections, uint64_t warmup_ns, uint64_t measure_ns) {
     plan.begun = 1;
-    plan.from = now_ns() + warmup_ns;
-    plan.until = plan.from + measure_ns;
+    set_times(warmup_ns, measure_ns);
     printf("ready\n");
     fflush(stdout);
     for (int i = 0; i < plan.count; i++) {
@@ -502,8 +533,13 @@ static int wait_and_handle(struct connection *connections) {
     return 0;
 }
 
+static int is_over(void) {
+    uint64_t now = now_ns();
+    return finished || (!plan.target && now >= plan.until && !is_short(now));
+}
+
 static int run(struct connection *connections) {
-    while (!finished && (plan.target || now_ns() < plan.until)) {
+    while (!is_over()) {
         int stalled = wait_and_handle(connections);
         if (stalled)
             return stalled;
@@ -528,8 +564,10 @@ int main(int argc, char **argv) {
         fail("set-up");
     plan.target = plan.kind == HOLD ? (uint64_t)plan.count : strtoull(argv[7], NULL, 10);
     uint64_t warmup_ns = strtoull(argv[5], NULL, 10) * 1000000u;
-    plan.from = plan.kind == CHURN ? now_ns() + warmup_ns : UINT64_MAX;
-    plan.until = plan.kind == CHURN ? plan.from + measure_ns : UINT64_MAX;
+    if (plan.kind == CHURN)
+        set_times(warmup_ns, measure_ns);
+    else
+        plan.from = plan.until = plan.latest = UINT64_MAX;
     if (plan.kind == HTTP || plan.kind == WEBSOCKET)
         for (int i = 0; i < plan.count; i++)
             if (!(connections[i].head = malloc(HEAD_BYTES_MAX)))
@@ -557,6 +595,6 @@ int main(int argc, char **argv) {
         while (getchar() != EOF)
             ;
     }
-    show((double)measure_ns / 1e9);
+    show((double)(plan.until - plan.from) / 1e9);
     return 0;
 }

@@ -19,6 +19,7 @@ import pytest
 import cases
 import chart
 import collect
+import echo
 import families
 import inside
 import instructions
@@ -324,6 +325,12 @@ def test_growth_is_told_where_it_is_too_much() -> None:
     assert "call_later + cancel" in pending.remarks(cells(pending.GROWTH_MAX + 0.1))
 
 
+def test_no_datagram_is_larger_than_the_network_allows() -> None:
+    names = {each.name for each in echo.CASES if each.name.startswith("echo-udp-")}
+    assert "echo-udp-10KiB-1" in names
+    assert "echo-udp-100KiB-1" not in names
+
+
 def test_either_clock_has_its_own_metrics() -> None:
     several = next(each for each in pending.CASES if each.name == "pending-all")
     for clock in ("wall", "cpu"):
@@ -447,6 +454,20 @@ def test_load_reaches_the_limit(kind: str) -> None:
     counts = load.measure(load.LIMIT, "tcp", "echo", load.Load(kind, 2, 100, requests=50))
     assert counts["all"] == 50
     assert counts["server_cpu"] > 0
+
+
+def test_load_waits_for_an_answer_on_each_connection() -> None:
+    what = load.Load("echo", 50, 100 * 1024, measure_ms=1, warmup_ms=0)
+    counts = load.measure(load.LIMIT, "tcp", "echo", what)
+    assert counts["requests"] >= 50
+    assert counts["seconds"] > 0.001
+
+
+def test_load_does_not_exceed_its_time_otherwise() -> None:
+    what = load.Load("echo", 1, 10, measure_ms=50, warmup_ms=0)
+    counts = load.measure(load.LIMIT, "tcp", "echo", what)
+    # On a machine that stood still meanwhile the one answer it has to have is all it has.
+    assert counts["seconds"] == 0.05 or counts["requests"] == 1
 
 
 def lie(listener: socket.socket) -> None:
