@@ -19,6 +19,8 @@ from rows import Body, Row
 FAN_OUT = 50
 PIPELINE = 100
 ROWS_READ = 1000
+# httpx's own 5 s are over before its first requests are answered under valgrind.
+PATIENCE_S = 300.0
 
 
 @contextlib.asynccontextmanager
@@ -46,7 +48,7 @@ async def httpx_client(loop: asyncio.AbstractEventLoop, lib: Any) -> AsyncIterat
 
     url = f"http://127.0.0.1:{services.where('http')['port']}/"
 
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
 
         async def body(loop: asyncio.AbstractEventLoop, lib: Any, count: int) -> None:
             for _ in itertools.repeat(None, count // FAN_OUT):

@@ -68,6 +68,15 @@ def first_line(*command: str) -> str:
     return done.stdout.partition("\n")[0]
 
 
+def commit() -> str:
+    """Return which commit is measured, and whether more than kept results differs from it."""
+    name = first_line("git", "describe", "--always")
+    others = (":/", ":(top,exclude)benches/results")
+    changed = first_line("git", "status", "--porcelain", "--untracked-files=no", "--", *others)
+    known = not changed.startswith("unknown")
+    return f"{name}-dirty" if changed and known else name
+
+
 def clean() -> None:
     """Unset the variables that would make the measured processes other than their users'."""
     for name in UNSET:
@@ -117,7 +126,7 @@ def record(names: list[str]) -> dict[str, Any]:
         "cc": first_line("cc", "--version"),
         "openssl": ssl.OPENSSL_VERSION,
         "node": first_line("node", "--version"),
-        "commit": first_line("git", "describe", "--always", "--dirty"),
+        "commit": commit(),
         "load_at_start": load,
         "quiet": load <= QUIET_LOAD_MAX * (os.cpu_count() or 1),
         "versions": {name: loops.version(name) for name in names},

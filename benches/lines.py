@@ -93,3 +93,13 @@ def compared(chosen: Iterable[cases.Case], cells: collect.Cells) -> list[Line]:
         for case in chosen
         for metric in case.compared or case.metrics[:1]
     ]
+
+
+def others(chosen: Iterable[cases.Case], cells: collect.Cells) -> list[Line]:
+    """Make the lines that decide nothing: by the other metrics of cases that one metric decides."""
+    return [
+        make(case, metric, cells)
+        for case in chosen
+        if not case.compared
+        for metric in case.metrics[1:]
+    ]

@@ -91,9 +91,12 @@ def text(clock: str, chosen: Sequence[cases.Case], run: store.Run) -> str:
     for family in families.FAMILIES:
         if any(case in family.cases for case in chosen):
             parts.append(chapter(family, chosen, cells, clock))
-    compared = lines.compared([shown(case, clock) for case in chosen], cells)
+    decided = [shown(case, clock) for case in chosen]
+    compared = lines.compared(decided, cells)
     parts += ["## In short", f"{loops.SUBJECT} against the best peer of each case:"]
     parts += [tables.summary(compared)]
+    if told := tables.others(lines.others(decided, cells)):
+        parts += [f"By what else is measured:\n\n{told}"]
     if failed := tables.failures(compared):
         parts += [f"No number:\n\n{failed}"]
     return "\n\n".join(parts) + "\n"

@@ -84,6 +84,22 @@ def summary(lines: Sequence[Line]) -> str:
     )
 
 
+def others(lines: Sequence[Line]) -> str:
+    """Return how often we are ahead by the metrics that do not decide, and each loss by name."""
+    told = []
+    for title in dict.fromkeys(line.metric.title for line in lines):
+        own = [line for line in lines if line.metric.title == title]
+        sides = [line.side() for line in own]
+        if not any(sides):
+            continue
+        behind = ", ".join(
+            f"{line.title} ({verdict(line)})" for line in own if line.side() == "behind"
+        )
+        counts = ", ".join(f"{side} {sides.count(side)}" for side in ("ahead", "level", "behind"))
+        told.append(f"- {title}: {counts}{f': {behind}' if behind else ''}")
+    return "\n".join(told)
+
+
 def failures(lines: Sequence[Line]) -> str:
     """Return every measurement that gave no number, with its reason."""
     return "\n".join(

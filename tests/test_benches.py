@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import json
+import dataclasses
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,13 +20,11 @@ import inside
 import instructions
 import limit_loop
 import lines
-import load
 import loops
 import pending
 import primitive_rows
 import rows
 import run
-import store
 import tables
 
 BENCHES = Path(tables.__file__).parent
@@ -163,65 +156,6 @@ def test_what_was_measured_before_a_stop_is_kept() -> None:
     assert tables.table([lines.make(case("a"), TIME, cells)])
 
 
-def test_what_is_there_is_not_measured_again() -> None:
-    calls: list[str] = []
-
-    def measure(entrant: str, effort: cases.Effort) -> cases.Samples:
-        calls.append(entrant)
-        return {"wall": [1.0]}
-
-    cells = {
-        ("a", "whole"): collect.Cell([{"wall": [2.0]}] * EFFORT.rounds),
-        ("a", "begun"): collect.Cell([{"wall": [2.0]}]),
-        ("a", "bad"): collect.Cell([], "it broke"),
-    }
-    collect.collect([case("a", measure)], ["whole", "begun", "bad", "new"], EFFORT, cells=cells)
-    assert calls.count("begun") == EFFORT.rounds - 1
-    assert calls.count("new") == EFFORT.rounds
-    assert set(calls) == {"begun", "new"}
-    assert {len(cell.rounds) for cell in cells.values()} == {0, EFFORT.rounds}
-
-
-def test_a_run_is_kept_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "WRITE_S_MIN", 0.0)
-    run = store.Run({"python": "3"}, EFFORT, {}, ["a"], ["x", "y"])
-    keeper = store.Keeper(tmp_path / "it", run)
-    seen: list[int] = []
-
-    def measure(entrant: str, effort: cases.Effort) -> cases.Samples:
-        if keeper.path.with_suffix(".json").exists():
-            kept = store.read(tmp_path / "it.json")
-            seen.append(sum(len(cell.rounds) for cell in kept.cells.values()))
-        if entrant == "y":
-            raise cases.Failure("it broke")
-        return {"wall": [1.0]}
-
-    chosen = [case("a", measure)]
-    collect.collect(chosen, run.here, EFFORT, cells=run.cells, keep=keeper.keep)
-    assert seen == [1, 1, 2]
-    # Times are rounded in the file.
-    for cell in run.cells.values():
-        cell.seconds = 0.0
-    assert store.read(tmp_path / "it.json") == run
-    assert [each.name for each in tmp_path.iterdir()] == ["it.json"]
-
-
-def test_sittings_of_one_run_have_one_environment() -> None:
-    before = {"cpu": "x", "python": "3.14", "versions": {"uvloop": "1"}, "load_at_start": 0.5}
-    assert store.differences(before, {**before, "load_at_start": 1.5}) == ""
-    told = store.differences(before, {**before, "versions": {"uvloop": "2"}})
-    assert told == "versions: {'uvloop': '1'} then, {'uvloop': '2'} now"
-
-
-def test_how_long_it_takes_is_told_when_it_is_known() -> None:
-    cells = {
-        ("a", "x"): collect.Cell([{"wall": [1.0]}] * 2, seconds=120.0),
-        ("a", "y"): collect.Cell([], "it broke", 60.0),
-    }
-    assert collect.left([("a", "x"), ("a", "y")], cells) == ", about 1 min left"
-    assert collect.left([("a", "x"), ("a", "z")], cells) == ""
-
-
 def test_a_late_failure_hides_no_number() -> None:
     cells = {("a", "x"): collect.Cell([{"wall": [2.0]}, {"wall": [4.0]}], "later")}
     text = tables.table([lines.make(case("a"), TIME, cells)])
@@ -290,6 +224,23 @@ def test_losses_are_as_plain_as_wins(ours: float, side: str, shown: str) -> None
     assert made.side() == side
     assert tables.verdict(made).startswith(shown)
     assert f"- {side}: 1: title" in tables.summary([made])
+
+
+def test_losses_by_other_metrics_are_named() -> None:
+    tail = cases.Metric("p99_us", "p99", "µs")
+    chosen = [dataclasses.replace(case(name), metrics=(TIME, tail)) for name in "ab"]
+    given = {
+        ("a", "uvloop"): 1.0,
+        ("a", "aioxide"): 2.0,
+        ("b", "uvloop"): 2.0,
+        ("b", "aioxide"): 1.0,
+    }
+    cells = {
+        key: collect.Cell([{"wall": [1.0], "p99_us": [value]}]) for key, value in given.items()
+    }
+    told = tables.others(lines.others(chosen, cells))
+    assert told == "- p99: ahead 1, level 0, behind 1: a (**0.50x uvloop**)"
+    assert tables.others(lines.others([case("a")], cells)) == ""
 
 
 def test_a_case_without_our_number_is_counted() -> None:
@@ -385,105 +336,3 @@ def test_instructions_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     everything, own, listed = instructions.count(loops.SUBJECT, "lock", top=3)
     assert 0 < own < everything
     assert listed.count("\n") == 2
-
-
-# --- the whole ---
-
-
-def test_a_run_leaves_all_samples(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHES / "run.py"), "--only", "sleep0", "--rounds", "2"]
-    command += ["--loops", "asyncio,aioxide", "--seconds", "0.001", "--results", str(tmp_path)]
-    done = subprocess.run([*command, "--save", "it"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    saved = json.loads((tmp_path / "it.json").read_text())
-    entrants = {cell["entrant"] for cell in saved["cells"]}
-    assert entrants == {"asyncio", "aioxide", "c-limit"}
-    assert all(len(cell["rounds"]) == 2 for cell in saved["cells"])
-    assert saved["environment"]["kernel"]
-    assert (tmp_path / "it.md").read_text() in done.stdout
-    assert saved["environment"]["libraries"]["httpx"] == importlib.metadata.version("httpx")
-    # Without matplotlib a run has no picture, and says so.
-    drawn = {"it.svg", "it.png"} if importlib.util.find_spec("matplotlib") else set()
-    assert {each.name for each in tmp_path.iterdir()} == {"it.json", "it.md"} | drawn
-
-
-def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHES / "run.py"), "--results", str(tmp_path)]
-    asked = ["--only", "sleep0", "--loops", "asyncio,aioxide", "--seconds", "0.001", "--save", "it"]
-    subprocess.run([*command, *asked, "--rounds", "1"], capture_output=True, check=True)
-    path = tmp_path / "it.json"
-    saved = json.loads(path.read_text())
-    first = saved["cells"].pop(0)
-    saved["effort"]["rounds"] = 2
-    path.write_text(json.dumps(saved))
-    done = subprocess.run([*command, "--resume", str(path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    later = json.loads(path.read_text())
-    assert later["environment"]["sittings"] == 2
-    assert "in 2 sittings" in done.stdout
-    rounds = {cell["entrant"]: cell["rounds"] for cell in later["cells"]}
-    assert [len(each) for each in rounds.values()] == [2, 2, 2]
-    kept = {cell["entrant"]: cell["rounds"][0] for cell in saved["cells"]}
-    assert kept == {name: each[0] for name, each in rounds.items() if name != first["entrant"]}
-    # What was measured elsewhere is not mixed with it.
-    later["environment"]["cpu"] = "another"
-    path.write_text(json.dumps(later))
-    done = subprocess.run([*command, "--resume", str(path)], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "cpu: another then" in done.stderr
-
-
-def test_ctrl_c_ends_a_run_that_can_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHES / "run.py"), "--results", str(tmp_path)]
-    command += ["--only", "sleep0", "--loops", "asyncio", "--rounds", "100000", "--save", "it"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline().startswith("1/100000 sleep0 asyncio")
-        process.send_signal(signal.SIGINT)
-        printed, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert f"--resume {tmp_path}/it.json goes on" in errors
-    assert printed.startswith("# Benchmark")
-    assert json.loads((tmp_path / "it.json").read_text())["asked"]["cases"] == ["sleep0"]
-
-
-@pytest.mark.parametrize("kind", ["echo", "churn"])
-def test_load_reaches_the_limit(kind: str) -> None:
-    counts = load.measure(load.LIMIT, "tcp", "echo", load.Load(kind, 2, 100, requests=50))
-    assert counts["all"] == 50
-    assert counts["server_cpu"] > 0
-
-
-def test_load_waits_for_an_answer_on_each_connection() -> None:
-    what = load.Load("echo", 50, 100 * 1024, measure_ms=1, warmup_ms=0)
-    counts = load.measure(load.LIMIT, "tcp", "echo", what)
-    assert counts["requests"] >= 50
-    assert counts["seconds"] > 0.001
-
-
-def test_load_does_not_exceed_its_time_otherwise() -> None:
-    what = load.Load("echo", 1, 10, measure_ms=50, warmup_ms=0)
-    counts = load.measure(load.LIMIT, "tcp", "echo", what)
-    # On a machine that stood still meanwhile the one answer it has to have is all it has.
-    assert counts["seconds"] == 0.05 or counts["requests"] == 1
-
-
-def lie(listener: socket.socket) -> None:
-    """Answers one message with another of its length."""
-    client, _ = listener.accept()
-    with client:
-        client.sendall(bytes(len(client.recv(100))))
-
-
-def test_load_takes_no_wrong_answer() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = threading.Thread(target=partial(lie, listener))
-        server.start()
-        target = f"tcp:{listener.getsockname()[1]}"
-        command = load.client_command(target, load.Load("echo", 1, 10, 1000))
-        done = subprocess.run(command, capture_output=True, text=True)
-        server.join()
-    assert done.returncode == 1
-    assert "the answer is wrong" in done.stderr
