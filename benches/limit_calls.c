@@ -12,6 +12,8 @@
  *               task or future that is waited for knows who waits
  *   sleep(0)    an object to await that yields once
  *   Lock        an object to await for entering and one for leaving, which then set a flag
+ *   PriorityQueue  an object to await for each put and get; a heap of references, in which small
+ *               ints are compared by value; a future where there is no room or nothing
  * What a loop has to do beyond that is missing, so this is a bound from below: it never asks the
  * kernel for events, knows no lock but the GIL, no debug mode, no subclass, no all_tasks(), no second
  * waiter; its handles are not instances of asyncio's; a callback that raises is printed. */
@@ -68,8 +70,9 @@ static PyObject *any_context(void) {
     return Py_XNewRef(context);
 }
 
-/* One loop runs at a time: whether it sleeps until another thread calls, changed with the GIL, and
+/* One loop runs at a time: which one, whether it sleeps until another thread calls, changed with the GIL, and
  * what it sleeps on. */
+static Loop *running; /* borrowed */
 static int sleeps;
 static sem_t called;
 
@@ -503,6 +506,7 @@ static PyObject *loop_run(PyObject *self, PyObject *coroutine) {
     Future *task = (Future *)loop_create_task(self, coroutine);
     if (task == NULL)
         return NULL;
+    running = loop;
     while (!is_done(task)) {
         if (expire(loop) < 0)
             return NULL;
@@ -615,6 +619,182 @@ static PyTypeObject LockType = {
     .tp_methods = lock_methods,
 };
 
+/* --- PriorityQueue ------------------------------------------------------------------------------*/
+
+typedef struct {
+    PyObject_HEAD
+    PyObject **heap; /* as `heapq` orders them; `most` places */
+    Py_ssize_t length, most;
+    Future *getter, *putter; /* who waits, or NULL; one of each */
+} Queue;
+
+typedef struct {
+    PyObject_HEAD
+    Queue *queue;
+    PyObject *item; /* NULL: a get */
+} Transfer;
+
+static PyTypeObject TransferType, QueueType;
+
+/* -1 with an exception. */
+static int is_less(PyObject *one, PyObject *other) {
+#if PY_VERSION_HEX >= 0x030C0000
+    if (PyLong_CheckExact(one) && PyLong_CheckExact(other)) {
+        PyLongObject *left = (PyLongObject *)one, *right = (PyLongObject *)other;
+        if (PyUnstable_Long_IsCompact(left) && PyUnstable_Long_IsCompact(right))
+            return PyUnstable_Long_CompactValue(left) < PyUnstable_Long_CompactValue(right);
+    }
+#endif
+    return PyObject_RichCompareBool(one, other, Py_LT);
+}
+
+static int rise(Queue *queue, Py_ssize_t place, PyObject *item) {
+    PyObject **heap = queue->heap;
+    while (place > 0) {
+        Py_ssize_t parent = (place - 1) / 2;
+        int less = is_less(item, heap[parent]);
+        if (less < 0)
+            return -1;
+        if (!less)
+            break;
+        heap[place] = heap[parent];
+        place = parent;
+    }
+    heap[place] = item;
+    return 0;
+}
+
+/* The least item, whose reference goes to the caller; NULL with an exception. */
+static PyObject *take_least(Queue *queue) {
+    PyObject **heap = queue->heap, *least = heap[0], *last = heap[--queue->length];
+    Py_ssize_t place = 0, length = queue->length;
+    while (2 * place + 1 < length) {
+        Py_ssize_t child = 2 * place + 1;
+        if (child + 1 < length) {
+            int less = is_less(heap[child], heap[child + 1]);
+            if (less < 0)
+                return NULL;
+            child += !less;
+        }
+        heap[place] = heap[child];
+        place = child;
+    }
+    if (length > 0 && rise(queue, place, last) < 0)
+        return NULL;
+    return least;
+}
+
+static int wake(Future **waits) {
+    Future *future = *waits;
+    if (future == NULL)
+        return 0;
+    *waits = NULL;
+    future->result = Py_NewRef(Py_None);
+    int status = future_wake(future);
+    Py_DECREF(future);
+    return status;
+}
+
+/* Waits with a new future. */
+static PyObject *wait_in(Future **waits) {
+    if (*waits != NULL)
+        return PyErr_Format(PyExc_RuntimeError, "this queue knows one waiter of each kind");
+    *waits = future_new(&FutureType, running);
+    return Py_XNewRef((PyObject *)*waits);
+}
+
+static PyObject *transfer_next(PyObject *self) {
+    Transfer *transfer = (Transfer *)self;
+    Queue *queue = transfer->queue;
+    if (transfer->item != NULL) {
+        if (queue->length == queue->most)
+            return wait_in(&queue->putter);
+        if (rise(queue, queue->length++, transfer->item) == 0) {
+            transfer->item = NULL;
+            wake(&queue->getter);
+        }
+        return NULL;
+    }
+    if (queue->length == 0)
+        return wait_in(&queue->getter);
+    PyObject *item = take_least(queue);
+    if (item != NULL && wake(&queue->putter) == 0)
+        PyErr_SetObject(PyExc_StopIteration, item);
+    Py_XDECREF(item);
+    return NULL;
+}
+
+static int transfer_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(((Transfer *)self)->queue);
+    Py_VISIT(((Transfer *)self)->item);
+    return 0;
+}
+
+static Transfer *spare_transfer; /* as `spare` */
+
+static PyObject *transfer_new(PyObject *queue, PyObject *item) {
+    Transfer *transfer = spare_transfer;
+    spare_transfer = NULL;
+    if (transfer == NULL && (transfer = PyObject_GC_New(Transfer, &TransferType)) == NULL)
+        return NULL;
+    transfer->queue = (Queue *)Py_NewRef(queue);
+    transfer->item = Py_XNewRef(item);
+    PyObject_GC_Track(transfer);
+    return (PyObject *)transfer;
+}
+
+static void transfer_dealloc(PyObject *self) {
+    Transfer *transfer = (Transfer *)self;
+    PyObject_GC_UnTrack(self);
+    Py_CLEAR(transfer->queue);
+    Py_CLEAR(transfer->item);
+    if (spare_transfer != NULL) {
+        PyObject_GC_Del(self);
+        return;
+    }
+    Py_INCREF(self);
+    spare_transfer = transfer;
+}
+
+static PyTypeObject TransferType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "limit_calls.Transfer",
+    .tp_basicsize = sizeof(Transfer),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_traverse = transfer_traverse,
+    .tp_dealloc = transfer_dealloc,
+    .tp_as_async = &awaited_await,
+    .tp_iter = PyObject_SelfIter,
+    .tp_iternext = transfer_next,
+};
+
+static PyObject *queue_get(PyObject *self, PyObject *unused) {
+    return transfer_new(self, NULL);
+}
+
+static PyMethodDef queue_methods[] = {
+    {"put", transfer_new, METH_O, NULL},
+    {"get", queue_get, METH_NOARGS, NULL},
+    {NULL},
+};
+
+static int queue_init(PyObject *self, PyObject *args, PyObject *kwargs) {
+    Queue *queue = (Queue *)self;
+    if (!PyArg_ParseTuple(args, "n", &queue->most))
+        return -1;
+    queue->heap = PyMem_Calloc((size_t)queue->most, sizeof *queue->heap);
+    return queue->heap == NULL ? (PyErr_NoMemory(), -1) : 0;
+}
+
+/* Queues are few: the heap of one, and what is left in it, are not freed. */
+static PyTypeObject QueueType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "limit_calls.PriorityQueue",
+    .tp_basicsize = sizeof(Queue),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = PyType_GenericNew,
+    .tp_init = queue_init,
+    .tp_methods = queue_methods,
+};
+
 static PyObject *sleep_zero(PyObject *module, PyObject *delay) {
     return awaited_new(NULL, 0);
 }
@@ -663,12 +843,14 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit_limit_calls(void) {
     if (PyType_Ready(&HandleType) < 0 || PyType_Ready(&FutureType) < 0 ||
         PyType_Ready(&TaskType) < 0 || PyType_Ready(&LoopType) < 0 ||
-        PyType_Ready(&AwaitedType) < 0 || PyType_Ready(&LockType) < 0)
+        PyType_Ready(&AwaitedType) < 0 || PyType_Ready(&LockType) < 0 ||
+        PyType_Ready(&TransferType) < 0 || PyType_Ready(&QueueType) < 0)
         return NULL;
     sem_init(&called, 0, 0);
     PyObject *made = PyModule_Create(&module);
     if (made == NULL || PyModule_AddObjectRef(made, "Loop", (PyObject *)&LoopType) < 0 ||
-        PyModule_AddObjectRef(made, "Lock", (PyObject *)&LockType) < 0)
+        PyModule_AddObjectRef(made, "Lock", (PyObject *)&LockType) < 0 ||
+        PyModule_AddObjectRef(made, "PriorityQueue", (PyObject *)&QueueType) < 0)
         return NULL;
     return made;
 }

@@ -257,7 +257,7 @@ ROWS = {
     "condition": one("Condition, two in turns", condition_turns, 2),
     "barrier": one(f"Barrier of {RIVALS}, each", barrier_parties, RIVALS),
     "queue-workers": one(f"Queue, {PERMITS} workers, join", queue_workers, full_only=True),
-    "priority-queue": one(f"PriorityQueue({RIVALS}) put/get", priority_queue),
+    "priority-queue": one(f"PriorityQueue({RIVALS}) put/get", priority_queue, limited=True),
     "cancel-storm": one(f"{BATCH} sleeping tasks cancelled, each", cancel_storm, BATCH),
     "wait": one(f"wait for {BATCH} tasks, each", wait_all, BATCH),
     "wait-first": one("wait, FIRST_COMPLETED", wait_first, full_only=True),
