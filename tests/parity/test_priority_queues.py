@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,7 @@ class Text(str):
 
 KINDS: dict[str, Callable[[random.Random], Any]] = {
     "int": lambda rng: rng.randrange(-9, 9),
+    "digits": lambda rng: rng.choice((1, -1)) * (2 ** rng.choice((15, 30, 60)) - rng.randrange(2)),
     "large": lambda rng: rng.choice((1, -1)) * rng.randrange(2**70),
     "float": lambda rng: rng.choice((math.nan, math.inf, -math.inf, 0.5, -0.0, 0.0, 2.5)),
     "numbers": lambda rng: rng.choice((1, 1.5, True, False, -(2**70), math.nan)),
@@ -145,6 +147,20 @@ def test_comparisons_that_interfere(lib: Any, deed: str, place: int) -> None:
             lib.catch(queue.get_nowait)
             lib.note([int(each) for each in queue._queue])
         lib.note(queue._unfinished_tasks, queue.qsize())
+
+    lib.run(main)
+
+
+def test_the_list_grows_and_shrinks(lib: Any) -> None:
+    async def main() -> None:
+        queue: asyncio.PriorityQueue[int] = asyncio.PriorityQueue()
+        for number in range(300):
+            await queue.put(-number)
+        lib.note(sys.getsizeof(queue._queue))
+        for _ in range(300):
+            lib.note(await queue.get(), len(queue._queue), sys.getsizeof(queue._queue))
+        queue.put_nowait(1)
+        lib.note(queue._queue)
 
     lib.run(main)
 

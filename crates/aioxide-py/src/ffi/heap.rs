@@ -9,6 +9,7 @@
 use pyo3_ffi as c;
 
 use super::builtin::index_error;
+use super::compact_int::compact;
 use super::error::{R, Raised, check};
 use super::object::{Obj, Ref};
 use super::sequence;
@@ -32,8 +33,7 @@ pub fn pop(heap: Obj<'_>) -> R<Ref> {
         return Err(Raised::new(index_error(), "index out of range"));
     }
     let last = item(heap, size - 1).to_ref();
-    // SAFETY: exactly a list; the range lies inside.
-    check(unsafe { c::PyList_SetSlice(heap.ptr(), size - 1, size, std::ptr::null_mut()) })?;
+    shorten(heap)?;
     if len(heap) == 0 {
         return Ok(last);
     }
@@ -42,8 +42,32 @@ pub fn pop(heap: Obj<'_>) -> R<Ref> {
     Ok(first)
 }
 
+/// Takes off the last item, of which the caller holds another reference.
 #[inline]
-fn len(heap: Obj<'_>) -> c::Py_ssize_t {
+fn shorten(heap: Obj<'_>) -> R<()> {
+    let size = len(heap);
+    // SAFETY: exactly a list.
+    let room = unsafe { (*heap.ptr().cast::<c::PyListObject>()).allocated };
+    if size <= room / 2 || cfg!(Py_GIL_DISABLED) {
+        // Gives memory back.
+        // SAFETY: exactly a list; the range lies inside.
+        return check(unsafe {
+            c::PyList_SetSlice(heap.ptr(), size - 1, size, std::ptr::null_mut())
+        });
+    }
+    // SAFETY: exactly a list with at least one item, whose reference is not the last one; who
+    // counts by the size does not see its place any more.
+    unsafe {
+        let last = c::PyList_GET_ITEM(heap.ptr(), size - 1);
+        (*heap.ptr().cast::<c::PyVarObject>()).ob_size = size - 1;
+        c::Py_DECREF(last);
+    }
+    Ok(())
+}
+
+/// The length of exactly a list.
+#[inline]
+pub fn len(heap: Obj<'_>) -> c::Py_ssize_t {
     debug_assert!(is_list(heap));
     // SAFETY: exactly a list.
     unsafe { c::PyList_GET_SIZE(heap.ptr()) }
@@ -82,9 +106,17 @@ fn swap(heap: Obj<'_>, one: c::Py_ssize_t, other: c::Py_ssize_t) {
 }
 
 /// `heap[one] < heap[other]`; RuntimeError if the comparison changes the heap's size.
-#[inline]
+#[inline(always)]
 fn is_less(heap: Obj<'_>, one: c::Py_ssize_t, other: c::Py_ssize_t) -> R<bool> {
     let (left, right) = (item(heap, one), item(heap, other));
+    match (compact(left), compact(right)) {
+        (Some(left), Some(right)) => Ok(left < right),
+        _ => is_less_by_type(heap, left, right),
+    }
+}
+
+#[inline(never)]
+fn is_less_by_type(heap: Obj<'_>, left: Obj<'_>, right: Obj<'_>) -> R<bool> {
     match sequence::is_less_of_plain(left, right) {
         Some(less) => less,
         None => ask(heap, left.to_ref(), right.to_ref()),

@@ -11,6 +11,7 @@ pub mod builtin;
 pub mod bytes;
 pub mod call;
 pub mod class;
+pub mod compact_int;
 pub mod context;
 pub mod current;
 pub mod error;

@@ -19,7 +19,7 @@ use super::queue_items::{Items, Order};
 use crate::ffi::builtin::{self, Comparison};
 use crate::ffi::class::Visitor;
 use crate::ffi::object::none_ref;
-use crate::ffi::{Obj, R, Raised, Ref, Slot};
+use crate::ffi::{Obj, R, Raised, Ref, Slot, compact_int};
 use crate::state::state;
 
 /// The fields of a queue.
@@ -103,6 +103,7 @@ impl Errors {
         let native_heap = [&heappush, &heappop]
             .iter()
             .all(|function| builtin::is_builtin_function(function.obj()));
+        compact_int::probe()?;
         Ok(Errors {
             empty: stock(c"QueueEmpty")?,
             full: stock(c"QueueFull")?,

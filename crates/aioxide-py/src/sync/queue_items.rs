@@ -76,7 +76,13 @@ impl Items {
     pub fn len(&self, queue: Obj<'_>) -> R<usize> {
         match self.shape.get() {
             Shape::Native => Ok(self.native.borrow().len()),
-            _ => len(self.object(queue)?.obj()),
+            _ => {
+                let object = self.object(queue)?;
+                if heap::is_list(object.obj()) {
+                    return Ok(heap::len(object.obj()) as usize);
+                }
+                len(object.obj())
+            }
         }
     }
 
@@ -85,7 +91,13 @@ impl Items {
     pub fn is_empty(&self, queue: Obj<'_>) -> R<bool> {
         match self.shape.get() {
             Shape::Native => Ok(self.native.borrow().is_empty()),
-            _ => self.object(queue)?.obj().is_true().map(|some| !some),
+            _ => {
+                let object = self.object(queue)?;
+                if heap::is_list(object.obj()) {
+                    return Ok(heap::len(object.obj()) == 0);
+                }
+                object.obj().is_true().map(|some| !some)
+            }
         }
     }
 
