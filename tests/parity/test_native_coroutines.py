@@ -273,3 +273,79 @@ def test_forgotten_in_a_line(lib, sleep):
         lib.note(len(lock._waiters), len(queue._getters))
 
     lib.run(main)
+
+
+class Unordered:
+    """An item that cannot be compared."""
+
+    def __lt__(self, other):
+        raise LookupError("no order")
+
+
+def ended_at_once(lib):
+    """Coroutines that ended with their first step, and weak references to what they were of."""
+    lock, event, semaphore = asyncio.Lock(), asyncio.Event(), asyncio.Semaphore(2)
+    queue, item = asyncio.PriorityQueue(2), Unordered()
+    event.set()
+    steps = [
+        lock.acquire,
+        lambda: lock.__aexit__(None, None, None),
+        lambda: lock.__aexit__(None, None, None),
+        lock.__aenter__,
+        event.wait,
+        semaphore.acquire,
+        semaphore.__aenter__,
+        lambda: semaphore.__aexit__(None, None, None),
+        lambda: queue.put(item),
+        lambda: queue.put(Unordered()),
+        queue.get,
+        queue.get,
+    ]
+    ended = []
+    for step in steps:
+        coroutine = step()
+        lib.catch(coroutine.send, None)
+        lib.catch(coroutine.send, None)
+        lib.note(coroutine.cr_running, coroutine.close())
+        ended.append(coroutine)
+    lib.note(lock.locked(), semaphore._value, queue.qsize(), queue._unfinished_tasks)
+    return ended, [weakref.ref(each) for each in (lock, event, semaphore, queue, item)]
+
+
+def test_what_need_not_wait(lib, sleep):
+    """It holds nothing from its first step on."""
+
+    async def main():
+        ended, watched = ended_at_once(lib)
+        gc.collect()
+        lib.note(len(ended), [watch() for watch in watched])
+
+    lib.run(main)
+
+
+def test_what_has_to_wait(lib, sleep):
+    """It waits from its first step on, and goes on behind it."""
+
+    async def main():
+        lock, event, semaphore = asyncio.Lock(), asyncio.Event(), asyncio.Semaphore(0)
+        full, empty = asyncio.Queue(1), asyncio.Queue()
+        full.put_nowait(0)
+        await lock.acquire()
+        goes_on = {
+            lock.acquire: lock.release,
+            event.wait: event.set,
+            semaphore.acquire: semaphore.release,
+            empty.get: lambda: empty.put_nowait(1),
+            (lambda: full.put(2)): full.get_nowait,
+        }
+        for begin, wake in goes_on.items():
+            coroutine, other = begin(), begin()
+            future = coroutine.send(None)
+            other.send(None)
+            lib.note(future.done(), future._asyncio_future_blocking, wake(), future.done())
+            lib.catch(coroutine.send, None)
+            lib.catch(other.throw, LookupError("enough"))
+            lib.catch(other.send, None)
+        lib.note(lock.locked(), semaphore._value, full.qsize(), empty.qsize())
+
+    lib.run(main)

@@ -22,7 +22,7 @@ use crate::ffi::call::{int, tuple};
 use crate::ffi::object::none_ref;
 use crate::ffi::{Args, Obj, R, Raised, Ref, Signature, builtin, socket};
 use crate::future::{self, Outcome};
-use crate::state::{State, state};
+use crate::state::state;
 use crate::sync::coroutine::{self, Frame, Kind, Next, Resumed};
 use crate::sync::function::{self, Call, Function};
 
@@ -373,10 +373,6 @@ fn open<const N: usize>(
     coroutine::create(kind, locals)
 }
 
-fn receiver(state: &'static State) -> Obj<'static> {
-    state.types.event_loop.obj()
-}
-
 macro_rules! method {
     ($constant:ident, $name:literal, $params:expr, $required:literal, $signature:literal,
      $body:expr, $doc:literal) => {
@@ -385,12 +381,12 @@ macro_rules! method {
             qualname: concat!("Loop.", $name),
             signature: $signature,
             doc: $doc,
-            receiver: Some(receiver),
             call: Call::Method(|event_loop, args| {
                 static KIND: Kind = Kind {
                     name: $name,
                     qualname: concat!("Loop.", $name),
                     body: $body,
+                    quick: None,
                 };
                 const SIGNATURE: Signature = Signature {
                     name: concat!("Loop.", $name),

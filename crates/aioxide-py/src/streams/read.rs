@@ -83,7 +83,6 @@ pub static WAIT_FOR_DATA: Function = Function {
     qualname: "StreamReader._wait_for_data",
     signature: "(self, func_name)",
     doc: "Waits until something is fed; resumes a paused transport.",
-    receiver: Some(|state| state.streams.reader.obj()),
     call: Call::Method(|reader, args| {
         const SIGNATURE: Signature = signature("_wait_for_data", &["func_name"], 1);
         let [name] = args.bind_python::<1>(&SIGNATURE)?;
@@ -106,6 +105,7 @@ static KIND_WAIT: Kind = Kind {
         frame.stage.set(WAITS);
         Ok(Next::Await(waiter))
     },
+    quick: None,
 };
 
 pub const fn signature(
@@ -129,7 +129,6 @@ pub static READ: Function = Function {
     qualname: "StreamReader.read",
     signature: "(self, n=-1)",
     doc: "Reads up to n bytes, at least one unless at the end; all until the end by default.",
-    receiver: Some(|state| state.streams.reader.obj()),
     call: Call::Method(|reader, args| {
         const SIGNATURE: Signature = signature("read", &["n"], 0);
         let [len] = args.bind_python::<1>(&SIGNATURE)?;
@@ -141,6 +140,7 @@ static KIND_READ: Kind = Kind {
     name: "read",
     qualname: "StreamReader.read",
     body: read,
+    quick: None,
 };
 
 fn read(frame: &Frame, resumed: Resumed) -> R<Next> {
@@ -244,7 +244,6 @@ pub static READEXACTLY: Function = Function {
     qualname: "StreamReader.readexactly",
     signature: "(self, n)",
     doc: "Reads exactly n bytes; IncompleteReadError if the end comes first.",
-    receiver: Some(|state| state.streams.reader.obj()),
     call: Call::Method(|reader, args| {
         const SIGNATURE: Signature = signature("readexactly", &["n"], 1);
         let [len] = args.bind_python::<1>(&SIGNATURE)?;
@@ -257,6 +256,7 @@ static KIND_READEXACTLY: Kind = Kind {
     name: "readexactly",
     qualname: "StreamReader.readexactly",
     body: |frame, resumed| attempt_again(frame, resumed, "readexactly", try_readexactly),
+    quick: None,
 };
 
 fn try_readexactly(frame: &Frame, reader: Obj<'_>, this: &Reader) -> R<Attempt> {

@@ -25,7 +25,6 @@ pub static START_TLS: Function = Function {
     signature: "(self, sslcontext, *, server_hostname=None, ssl_handshake_timeout=None, \
                 ssl_shutdown_timeout=None)",
     doc: "Upgrades the connection to TLS.",
-    receiver: Some(|state| state.streams.writer.obj()),
     call: Call::Method(start_tls),
 };
 
@@ -35,7 +34,6 @@ pub static START_TLS_BEFORE: Function = Function {
     qualname: "StreamWriter.start_tls",
     signature: "(self, sslcontext, *, server_hostname=None, ssl_handshake_timeout=None)",
     doc: "Upgrades the connection to TLS.",
-    receiver: Some(|state| state.streams.writer.obj()),
     call: Call::Method(start_tls),
 };
 
@@ -43,6 +41,7 @@ static KIND_START_TLS: Kind = Kind {
     name: "start_tls",
     qualname: "StreamWriter.start_tls",
     body: start_tls_body,
+    quick: None,
 };
 
 const START_TLS_OPTIONS: [&str; 4] = [

@@ -22,7 +22,6 @@ pub static READUNTIL: Function = Function {
     qualname: "StreamReader.readuntil",
     signature: "(self, separator=b'\\n')",
     doc: "Reads up to and with a separator; LimitOverrunError if it is too far away.",
-    receiver: Some(|state| state.streams.reader.obj()),
     call: Call::Method(readuntil),
 };
 
@@ -37,6 +36,7 @@ static KIND_READUNTIL: Kind = Kind {
     name: "readuntil",
     qualname: "StreamReader.readuntil",
     body: |frame, resumed| attempt_again(frame, resumed, "readuntil", try_readuntil),
+    quick: None,
 };
 
 const NOT_FOUND: &str = "Separator is not found, and chunk exceed the limit";
@@ -193,7 +193,6 @@ pub static READLINE: Function = Function {
     qualname: "StreamReader.readline",
     signature: "(self)",
     doc: "Reads a line with its end; the rest at the end; ValueError for one that is too long.",
-    receiver: Some(|state| state.streams.reader.obj()),
     call: Call::Method(|reader, args| {
         const SIGNATURE: Signature = signature("readline", &[], 0);
         let [] = args.bind_python::<0>(&SIGNATURE)?;
@@ -205,6 +204,7 @@ static KIND_READLINE: Kind = Kind {
     name: "readline",
     qualname: "StreamReader.readline",
     body: readline,
+    quick: None,
 };
 
 fn readline(frame: &Frame, resumed: Resumed) -> R<Next> {
@@ -308,6 +308,7 @@ static KIND_NEXT: Kind = Kind {
             other => Ok(other),
         }
     },
+    quick: None,
 };
 
 /// `__anext__()`: the next line.

@@ -240,7 +240,6 @@ pub static DRAIN: Function = Function {
     qualname: "StreamWriter.drain",
     signature: "(self)",
     doc: "Waits until the transport has room: `writer.write(data); await writer.drain()`.",
-    receiver: Some(|state| state.streams.writer.obj()),
     call: Call::Method(|writer, args| {
         const SIGNATURE: Signature = no_arguments("StreamWriter.drain");
         let [] = args.bind_python::<0>(&SIGNATURE)?;
@@ -262,6 +261,7 @@ pub static KIND_DRAIN: Kind = Kind {
     name: "drain",
     qualname: "StreamWriter.drain",
     body: drain,
+    quick: None,
 };
 
 fn drain(frame: &Frame, resumed: Resumed) -> R<Next> {
@@ -328,7 +328,6 @@ pub static DRAIN_HELPER: Function = Function {
     qualname: "FlowControlMixin._drain_helper",
     signature: "(self)",
     doc: "Waits until writing is not paused; ConnectionResetError once the connection is lost.",
-    receiver: Some(|state| state.streams.protocol.obj()),
     call: Call::Method(|protocol, args| {
         const SIGNATURE: Signature = no_arguments("FlowControlMixin._drain_helper");
         let [] = args.bind_python::<0>(&SIGNATURE)?;
@@ -346,6 +345,7 @@ static KIND_DRAIN_HELPER: Kind = Kind {
             _ => drained(frame, resumed),
         }
     },
+    quick: None,
 };
 
 /// `wait_closed()`.
@@ -354,7 +354,6 @@ pub static WAIT_CLOSED: Function = Function {
     qualname: "StreamWriter.wait_closed",
     signature: "(self)",
     doc: "Waits until the connection is closed.",
-    receiver: Some(|state| state.streams.writer.obj()),
     call: Call::Method(|writer, args| {
         const SIGNATURE: Signature = no_arguments("StreamWriter.wait_closed");
         let [] = args.bind_python::<0>(&SIGNATURE)?;
@@ -376,4 +375,5 @@ static KIND_WAIT_CLOSED: Kind = Kind {
         frame.stage.set(CALLED);
         Ok(Next::Await(waiter))
     },
+    quick: None,
 };

@@ -215,12 +215,14 @@ static ONE: Kind = Kind {
         "as_completed.<locals>._wait_for_one"
     },
     body: one,
+    quick: None,
 };
 
 static ANEXT_KIND: Kind = Kind {
     name: "__anext__",
     qualname: "_AsCompletedIterator.__anext__",
     body: next_one,
+    quick: None,
 };
 
 /// `__anext__`, from 3.13 on.
@@ -229,7 +231,6 @@ static ANEXT: Function = Function {
     qualname: "_AsCompletedIterator.__anext__",
     signature: "(self)",
     doc: "The next future that is done.",
-    receiver: Some(|state| state.types.as_completed.obj()),
     call: Call::Method(anext),
 };
 

@@ -325,11 +325,13 @@ static WAITING: Kind = Kind {
     name: "wait",
     qualname: "Barrier.wait",
     body: wait,
+    quick: None,
 };
 static LEAVING: Kind = Kind {
     name: "__aexit__",
     qualname: "Barrier.__aexit__",
     body: |_frame, _resumed| Ok(Next::Return(none_ref())),
+    quick: None,
 };
 
 const ARGUMENTS: Signature = no_arguments("Barrier.wait");
@@ -379,7 +381,6 @@ static FUNCTIONS: [&Function; 3] = [
         "Barrier.wait",
         "(self)",
         "Waits for the other parties, and returns the number of this one.",
-        barrier,
         wait_method
     ),
     &coroutine_method!(
@@ -387,7 +388,6 @@ static FUNCTIONS: [&Function; 3] = [
         "Barrier.__aenter__",
         "(self)",
         "As wait().",
-        barrier,
         enter_method
     ),
     &coroutine_method!(
@@ -395,7 +395,6 @@ static FUNCTIONS: [&Function; 3] = [
         "Barrier.__aexit__",
         "(self, *args)",
         "Does nothing.",
-        barrier,
         exit_method
     ),
 ];

@@ -179,16 +179,19 @@ static WAITING: Kind = Kind {
     name: "wait",
     qualname: "Condition.wait",
     body: wait,
+    quick: None,
 };
 static WAITING_FOR: Kind = Kind {
     name: "wait_for",
     qualname: "Condition.wait_for",
     body: wait_for,
+    quick: None,
 };
 static ENTERING: Kind = Kind {
     name: "__aenter__",
     qualname: "_ContextManagerMixin.__aenter__",
     body: enter,
+    quick: None,
 };
 
 /// Takes the lock, by its own `acquire()` if need be; returns None.
@@ -244,7 +247,6 @@ static FUNCTIONS: [&Function; 4] = [
         "Condition.wait",
         "(self)",
         "Gives the lock away until it is notified, then takes it again and returns True.",
-        condition,
         wait_method
     ),
     &coroutine_method!(
@@ -252,7 +254,6 @@ static FUNCTIONS: [&Function; 4] = [
         "Condition.wait_for",
         "(self, predicate)",
         "Waits until predicate() is true, and returns what it gave.",
-        condition,
         wait_for_method
     ),
     &coroutine_method!(
@@ -260,7 +261,6 @@ static FUNCTIONS: [&Function; 4] = [
         "_ContextManagerMixin.__aenter__",
         "(self)",
         "Takes the lock.",
-        condition,
         enter_method
     ),
     &coroutine_method!(
@@ -268,7 +268,6 @@ static FUNCTIONS: [&Function; 4] = [
         "_ContextManagerMixin.__aexit__",
         "(self, exc_type, exc, tb)",
         "Releases the lock.",
-        condition,
         exit_method
     ),
 ];

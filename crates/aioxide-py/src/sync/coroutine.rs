@@ -19,7 +19,7 @@ use std::cell::Cell;
 
 use pyo3_ffi as c;
 
-use crate::ffi::object::{none, none_ref};
+use crate::ffi::object::none_ref;
 use crate::ffi::{Obj, PyObject, R, Raised, Ref, Slot, layout};
 use crate::state::state;
 
@@ -64,6 +64,22 @@ pub enum Next {
 /// Goes on with a coroutine: from what it awaited to what it awaits next.
 pub type Body = fn(&Frame, Resumed) -> R<Next>;
 
+/// What is tried before the body, at the start and after a bare `yield`, when it is sent `None`:
+/// it is given the first local, and either goes on by itself or leaves all as it is to the body.
+pub type Quick = fn(Obj<'_>, &Frame) -> R<Quickly>;
+
+/// What came of a quick try.
+pub enum Quickly {
+    /// The body has to do it.
+    No,
+    /// `return object`. The frame holds nothing but the first local.
+    Return(Ref),
+    /// A bare `yield`.
+    Yield,
+    /// `await object`; what follows is the body's.
+    Await(Ref),
+}
+
 /// What makes one function's coroutines different from another's.
 pub struct Kind {
     /// `__name__`.
@@ -72,6 +88,8 @@ pub struct Kind {
     pub qualname: &'static str,
     /// What it does.
     pub body: Body,
+    /// A shorter way for what is frequent.
+    pub quick: Option<Quick>,
 }
 
 /// How many objects a body can keep.
@@ -86,6 +104,17 @@ pub struct Frame {
     pub number: Cell<i64>,
     /// The body's program counter; zero at the start.
     pub stage: Cell<u8>,
+}
+
+impl Frame {
+    #[inline]
+    fn clear(&self) {
+        for slot in &self.slots {
+            if !slot.is_empty() {
+                slot.clear();
+            }
+        }
+    }
 }
 
 /// Where a coroutine stands. Zero memory is `Finished`, so that an object without a kind is inert.
@@ -191,24 +220,81 @@ impl Fields {
     fn finish(&self) {
         self.phase.set(Phase::Finished as u8);
         self.awaited.clear();
-        for slot in &self.frame.slots {
-            if !slot.is_empty() {
-                slot.clear();
-            }
-        }
+        self.frame.clear();
+    }
+
+    /// Ends with an exception.
+    #[cold]
+    fn fail(&self, raised: Raised) -> Raised {
+        // Letting go may run other code: not under an exception.
+        let exception = raised.take();
+        self.finish();
+        awaiting::without_stop_iteration(exception)
     }
 }
 
 /// `coroutine.send(value)`, without StopIteration.
-#[inline]
+#[inline(always)]
 pub fn send(coroutine: Obj<'_>, value: Obj<'_>) -> R<Sent> {
     let this = fields(coroutine);
+    if value.is_none()
+        && let Some(sent) = send_quickly(this)
+    {
+        return sent;
+    }
+    send_by_body(this, value)
+}
+
+#[inline(never)]
+fn send_by_body(this: &Fields, value: Obj<'_>) -> R<Sent> {
     match this.phase() {
         Phase::Suspended => {}
         Phase::Created if value.is_none() => {}
         phase => return Err(cannot_send(phase)),
     }
     drive(this, Input::Send(value))
+}
+
+/// `send(None)`, if the coroutine's kind has a shorter way for it.
+#[inline(always)]
+fn send_quickly(this: &Fields) -> Option<R<Sent>> {
+    let phase = this.phase.get();
+    let can_begin = phase == Phase::Created as u8 || phase == Phase::Suspended as u8;
+    if !can_begin || this.waiting.get() != Waiting::Bare as u8 {
+        return None;
+    }
+    let quick = this.kind.get()?.quick?;
+    let first = this.frame.slots[0].take()?;
+    this.phase.set(Phase::Running as u8);
+    match quick(first.obj(), &this.frame) {
+        Ok(Quickly::Return(value)) => {
+            debug_assert!(this.frame.slots.iter().all(Slot::is_empty));
+            this.phase.set(Phase::Finished as u8);
+            drop(first);
+            Some(Ok(Sent::Returned(value)))
+        }
+        Ok(Quickly::Yield) => {
+            this.phase.set(Phase::Suspended as u8);
+            this.frame.slots[0].set(Some(first));
+            Some(Ok(Sent::Yielded(none_ref())))
+        }
+        Ok(Quickly::Await(awaitable)) => {
+            this.frame.slots[0].set(Some(first));
+            Some(conclude(
+                this,
+                go_on(this, awaiting::begin(this, awaitable)),
+            ))
+        }
+        Ok(Quickly::No) => {
+            this.frame.slots[0].set(Some(first));
+            this.phase.set(phase);
+            None
+        }
+        Err(raised) => {
+            this.frame.slots[0].set(Some(first));
+            Some(Err(this.fail(raised)))
+        }
+    }
 }
 
 /// `coroutine.throw(exception)`, without StopIteration.
@@ -267,44 +353,43 @@ fn cannot_send(phase: Phase) -> Raised {
 fn drive(this: &Fields, input: Input<'_>) -> R<Sent> {
     let begun = this.phase() == Phase::Suspended;
     this.phase.set(Phase::Running as u8);
-    let sent = run(this, begun, input);
+    let step = if begun {
+        awaiting::go_on(this, input)
+    } else {
+        awaiting::Step::Resumed(Resumed::Value(none_ref()))
+    };
+    conclude(this, go_on(this, step))
+}
+
+/// What follows from what a running coroutine gave.
+#[inline]
+fn conclude(this: &Fields, sent: R<Sent>) -> R<Sent> {
     match sent {
         Ok(Sent::Yielded(_)) => this.phase.set(Phase::Suspended as u8),
         Ok(Sent::Returned(_)) => this.finish(),
-        Err(raised) => {
-            // Letting go may run other code: not under an exception.
-            let exception = raised.take();
-            this.finish();
-            return Err(awaiting::without_stop_iteration(exception));
-        }
+        Err(raised) => return Err(this.fail(raised)),
     }
     sent
 }
 
+/// Calls the body until it waits or ends.
 #[inline]
-fn run(this: &Fields, begun: bool, input: Input<'_>) -> R<Sent> {
+fn go_on(this: &Fields, mut step: awaiting::Step) -> R<Sent> {
     let Some(kind) = this.kind.get() else {
         return Err(cannot_send(Phase::Finished));
     };
-    let mut resumed = if begun {
-        match awaiting::go_on(this, input) {
+    loop {
+        let resumed = match step {
             awaiting::Step::Resumed(resumed) => resumed,
             awaiting::Step::Yielded(value) => return Ok(Sent::Yielded(value)),
-        }
-    } else {
-        Resumed::Value(none_ref())
-    };
-    loop {
-        match (kind.body)(&this.frame, resumed)? {
+        };
+        step = match (kind.body)(&this.frame, resumed)? {
             Next::Return(value) => return Ok(Sent::Returned(value)),
             Next::Yield => {
                 this.waiting.set(Waiting::Bare as u8);
-                return Ok(Sent::Yielded(none().to_ref()));
+                awaiting::Step::Yielded(none_ref())
             }
-            Next::Await(awaitable) => match awaiting::begin(this, awaitable) {
-                awaiting::Step::Resumed(next) => resumed = next,
-                awaiting::Step::Yielded(value) => return Ok(Sent::Yielded(value)),
-            },
-        }
+            Next::Await(awaitable) => awaiting::begin(this, awaitable),
+        };
     }
 }

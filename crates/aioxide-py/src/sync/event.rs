@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use pyo3_ffi as c;
 
 use super::bound::{self, Bound, Family, Fields, create_future, fields, replaced, repr_with};
-use super::coroutine::{self, Frame, Kind, Next, Resumed};
+use super::coroutine::{self, Frame, Kind, Next, Quickly, Resumed};
 use super::function::{self, Function};
 use super::line::{Line, is_done, resolve};
 use super::managed::{check_none, coroutine_method, no_arguments};
@@ -103,21 +103,25 @@ const WAITER: usize = 1;
 
 fn wait(frame: &Frame, resumed: Resumed) -> R<Next> {
     let event = frame.slots[SELF].get_or_none();
-    let this = of(event.obj());
-    let Some(future) = frame.slots[WAITER].take() else {
-        if this.value.get() {
-            return Ok(Next::Return(boolean(true)));
-        }
-        let future = create_future(event.obj())?;
-        this.waiters.push(&future)?;
-        frame.slots[WAITER].set(Some(future.clone()));
-        return Ok(Next::Await(future));
-    };
-    this.waiters.remove(future.obj())?;
+    if let Some(future) = frame.slots[WAITER].take() {
+        of(event.obj()).waiters.remove(future.obj())?;
+    }
     match resumed {
         Resumed::Value(_) => Ok(Next::Return(boolean(true))),
         Resumed::Raised(exception) => Err(Raised::throw(exception)),
     }
+}
+
+/// The part of `wait()` before it waits.
+fn wait_quickly(event: Obj<'_>, frame: &Frame) -> R<Quickly> {
+    let this = of(event);
+    if this.value.get() {
+        return Ok(Quickly::Return(boolean(true)));
+    }
+    let future = create_future(event)?;
+    this.waiters.push(&future)?;
+    frame.slots[WAITER].set(Some(future.clone()));
+    Ok(Quickly::Await(future))
 }
 
 // ---- the Python face ----------------------------------------------------------------------------
@@ -170,6 +174,7 @@ static WAITING: Kind = Kind {
     name: "wait",
     qualname: "Event.wait",
     body: wait,
+    quick: Some(wait_quickly),
 };
 
 const ARGUMENTS: Signature = no_arguments("Event.wait");
@@ -188,7 +193,6 @@ static FUNCTIONS: [&Function; 1] = [&coroutine_method!(
     "Event.wait",
     "(self)",
     "Waits until the event is set, and returns True.",
-    event,
     wait_method
 )];
 

@@ -14,7 +14,7 @@ use crate::ffi::call::{import, interned, string};
 use crate::ffi::class::{Class, attribute, noargs};
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, layout};
 use crate::future;
-use crate::state::{State, state};
+use crate::state::state;
 
 /// What a coroutine function is made of.
 pub struct Function {
@@ -26,8 +26,6 @@ pub struct Function {
     pub signature: &'static str,
     /// `__doc__`.
     pub doc: &'static str,
-    /// The class whose method it is: its first argument is an instance.
-    pub receiver: Option<fn(&'static State) -> Obj<'static>>,
     /// Makes the coroutine. A method's instance is the first argument, a function has none.
     pub call: Call,
 }
@@ -37,12 +35,20 @@ pub enum Call {
     /// A function of a module.
     Function(fn(Args<'_>) -> R<Ref>),
     /// A method.
-    Method(fn(Obj<'_>, Args<'_>) -> R<Ref>),
+    Method(Method),
 }
+
+/// Makes the coroutine of a method.
+type Method = fn(Obj<'_>, Args<'_>) -> R<Ref>;
 
 #[repr(C)]
 struct Fields {
     vectorcall: Cell<Option<c::vectorcallfunc>>,
+    /// What a method calls; nothing in a function.
+    method: Cell<Option<Method>>,
+    /// The class whose method it is: the first argument is an instance. The class lives as long as
+    /// the module, whose types are never freed.
+    receiver: Cell<*mut c::PyTypeObject>,
     function: Cell<Option<&'static Function>>,
     weakrefs: Cell<*mut PyObject>,
 }
@@ -59,7 +65,24 @@ fn definition(function: Obj<'_>) -> R<&'static Function> {
     function.ok_or_else(|| Raised::runtime("a coroutine function without a definition"))
 }
 
-unsafe extern "C" fn vectorcall(
+unsafe extern "C" fn call_function(
+    function: *mut PyObject,
+    args: *const *mut PyObject,
+    nargsf: usize,
+    kwnames: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: the interpreter passes a live instance.
+    let function = unsafe { Obj::from_ptr(function) };
+    // SAFETY: no precondition.
+    let positional = unsafe { c::PyVectorcall_NARGS(nargsf) } as isize;
+    crate::ffi::error::guard(|| match definition(function)?.call {
+        // SAFETY: a well-formed vectorcall array.
+        Call::Function(call) => call(unsafe { Args::new(args, positional, kwnames) }),
+        Call::Method(_) => Err(missing_self(definition(function)?)),
+    })
+}
+
+unsafe extern "C" fn call_method(
     function: *mut PyObject,
     args: *const *mut PyObject,
     nargsf: usize,
@@ -70,39 +93,32 @@ unsafe extern "C" fn vectorcall(
     // SAFETY: no precondition.
     let positional = unsafe { c::PyVectorcall_NARGS(nargsf) } as isize;
     crate::ffi::error::guard(|| {
-        let function = definition(function)?;
-        match function.call {
-            // SAFETY: a well-formed vectorcall array.
-            Call::Function(call) => call(unsafe { Args::new(args, positional, kwnames) }),
-            Call::Method(call) => {
-                if positional == 0 {
-                    return Err(missing_self(function));
-                }
-                // SAFETY: there is a first argument, alive.
-                let this = unsafe { Obj::from_ptr(*args) };
-                check_receiver(function, this)?;
-                // SAFETY: the rest of a well-formed vectorcall array.
-                call(this, unsafe {
-                    Args::new(args.add(1), positional - 1, kwnames)
-                })
-            }
-        }
+        let Some(call) = fields(function).method.get().filter(|_| positional > 0) else {
+            return Err(missing_self(definition(function)?));
+        };
+        // SAFETY: there is a first argument, alive.
+        let this = unsafe { Obj::from_ptr(*args) };
+        check_receiver(function, this)?;
+        // SAFETY: the rest of a well-formed vectorcall array.
+        call(this, unsafe {
+            Args::new(args.add(1), positional - 1, kwnames)
+        })
     })
 }
 
 #[inline]
-fn check_receiver(function: &Function, this: Obj<'_>) -> R<()> {
-    let Some(receiver) = function.receiver else {
-        return Ok(());
+fn check_receiver(function: Obj<'_>, this: Obj<'_>) -> R<()> {
+    let class = fields(function).receiver.get();
+    // The class that users see is right below the one with the methods, or one further.
+    // SAFETY: an object keeps its type alive, and a type its bases.
+    let (base, next) = unsafe {
+        let base = (*this.type_ptr()).tp_base;
+        (base, base.as_ref().map(|base| base.tp_base))
     };
-    let class = receiver(state()).ptr().cast();
-    // The class that users see is right below the one with the methods.
-    // SAFETY: an object keeps its type alive.
-    let below = unsafe { (*this.type_ptr()).tp_base };
-    if below == class || this.is_instance_of_type(class) {
+    if base == class || next == Some(class) || this.is_instance_of_type(class) {
         return Ok(());
     }
-    Err(wrong_receiver(function, this))
+    Err(wrong_receiver(definition(function)?, this))
 }
 
 #[cold]
@@ -262,12 +278,17 @@ pub fn build_type() -> R<Ref> {
         .build(None)
 }
 
-/// The callable of a definition.
-pub fn create(class: Obj<'_>, function: &'static Function) -> R<Ref> {
+/// The callable of a definition, for a function, or for a method of `receiver`.
+pub fn create(class: Obj<'_>, function: &'static Function, receiver: Option<Obj<'_>>) -> R<Ref> {
     // SAFETY: a ready type of ours; the fields are filled before anyone sees the object.
     let made = unsafe { Ref::steal(c::PyType_GenericAlloc(class.ptr().cast(), 0)) }?;
     let this = fields(made.obj());
-    this.vectorcall.set(Some(vectorcall));
+    this.vectorcall.set(Some(call_function));
+    if let (Call::Method(method), Some(receiver)) = (&function.call, receiver) {
+        this.vectorcall.set(Some(call_method));
+        this.method.set(Some(*method));
+        this.receiver.set(receiver.ptr().cast());
+    }
     this.function.set(Some(function));
     Ok(made)
 }
@@ -276,7 +297,7 @@ pub fn create(class: Obj<'_>, function: &'static Function) -> R<Ref> {
 pub fn add_methods(class: Obj<'_>, maker: Obj<'_>, methods: &[&'static Function]) -> R<()> {
     for method in methods {
         let name = string(method.name)?;
-        class.setattr(name.obj(), create(maker, method)?.obj())?;
+        class.setattr(name.obj(), create(maker, method, Some(class))?.obj())?;
     }
     Ok(())
 }
@@ -286,7 +307,7 @@ pub fn export(module: Obj<'_>, functions: &[&'static Function]) -> R<()> {
     let maker = state().types.coroutine_function.obj();
     for function in functions {
         let name = string(function.name)?;
-        module.setattr(name.obj(), create(maker, function)?.obj())?;
+        module.setattr(name.obj(), create(maker, function, None)?.obj())?;
     }
     Ok(())
 }

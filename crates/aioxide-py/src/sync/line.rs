@@ -165,7 +165,7 @@ impl Line {
 
     /// Whether nobody waits, where no Python object has to be asked.
     #[inline]
-    fn is_surely_empty(&self) -> bool {
+    pub fn is_surely_empty(&self) -> bool {
         self.shape.get() != Shape::Shown && self.futures.borrow().is_empty()
     }
 

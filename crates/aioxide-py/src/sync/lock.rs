@@ -10,7 +10,7 @@ use std::ffi::CStr;
 use pyo3_ffi as c;
 
 use super::bound::{self, Bound, Family, Fields, create_future, fields, replaced, repr_with};
-use super::coroutine::{self, Frame, Kind, Next, Resumed};
+use super::coroutine::{self, Frame, Kind, Next, Quickly, Resumed};
 use super::function::{self, Function};
 use super::line::{Line, is_done, resolve};
 use super::managed::{ENTER, check_none, coroutine_method, exit_method, no_arguments};
@@ -94,14 +94,7 @@ pub fn is_locked(lock: Obj<'_>) -> bool {
 pub fn advance(lock: Obj<'_>, waiter: &Slot, resumed: Resumed) -> R<Option<Ref>> {
     let this = of(lock);
     let Some(future) = waiter.take() else {
-        if !this.locked.get() && !this.waiters.has_live()? {
-            this.locked.set(true);
-            return Ok(None);
-        }
-        let future = create_future(lock)?;
-        this.waiters.push(&future)?;
-        waiter.set(Some(future.clone()));
-        return Ok(Some(future));
+        return begin(lock, waiter);
     };
     this.waiters.remove(future.obj())?;
     let exception = match resumed {
@@ -116,6 +109,19 @@ pub fn advance(lock: Obj<'_>, waiter: &Slot, resumed: Resumed) -> R<Option<Ref>>
         wake_first(this)?;
     }
     Err(Raised::throw(exception))
+}
+
+/// The part of `acquire()` before it waits.
+fn begin(lock: Obj<'_>, waiter: &Slot) -> R<Option<Ref>> {
+    let this = of(lock);
+    if !this.locked.get() && !this.waiters.has_live()? {
+        this.locked.set(true);
+        return Ok(None);
+    }
+    let future = create_future(lock)?;
+    this.waiters.push(&future)?;
+    waiter.set(Some(future.clone()));
+    Ok(Some(future))
 }
 
 /// `release()` of a plain lock.
@@ -155,6 +161,33 @@ fn acquire_for(frame: &Frame, resumed: Resumed, result: Ref) -> R<Next> {
         Some(future) => Next::Await(future),
         None => Next::Return(result),
     })
+}
+
+/// Takes a lock, or begins to wait for it.
+#[inline]
+fn acquire_quickly(lock: Obj<'_>, frame: &Frame, result: Ref) -> R<Quickly> {
+    let this = of(lock);
+    if !this.locked.get() && this.waiters.is_surely_empty() {
+        this.locked.set(true);
+        return Ok(Quickly::Return(result));
+    }
+    Ok(match begin(lock, &frame.slots[WAITER])? {
+        Some(future) => Quickly::Await(future),
+        None => Quickly::Return(result),
+    })
+}
+
+/// Lets go of a lock for which nobody waits; false if there is more to it.
+#[inline]
+pub fn release_quickly(lock: Obj<'_>) -> bool {
+    let this = of(lock);
+    this.waiters.is_surely_empty()
+        && this.locked.get()
+        && bound::surely_replaced(lock) == Some(0)
+        && {
+            this.locked.set(false);
+            true
+        }
 }
 
 // ---- the Python face ----------------------------------------------------------------------------
@@ -215,11 +248,13 @@ static ACQUIRING: Kind = Kind {
     name: "acquire",
     qualname: "Lock.acquire",
     body: acquire,
+    quick: Some(|lock, frame| acquire_quickly(lock, frame, boolean(true))),
 };
 static ENTERING: Kind = Kind {
     name: "__aenter__",
     qualname: "_ContextManagerMixin.__aenter__",
     body: enter,
+    quick: Some(|lock, frame| acquire_quickly(lock, frame, none_ref())),
 };
 
 const ARGUMENTS: Signature = no_arguments("Lock.acquire");
@@ -254,7 +289,6 @@ static FUNCTIONS: [&Function; 3] = [
         "Lock.acquire",
         "(self)",
         "Waits until the lock is free, takes it, and returns True.",
-        lock,
         acquire_method
     ),
     &coroutine_method!(
@@ -262,7 +296,6 @@ static FUNCTIONS: [&Function; 3] = [
         "_ContextManagerMixin.__aenter__",
         "(self)",
         "Takes the lock.",
-        lock,
         enter_method
     ),
     &coroutine_method!(
@@ -270,7 +303,6 @@ static FUNCTIONS: [&Function; 3] = [
         "_ContextManagerMixin.__aexit__",
         "(self, exc_type, exc, tb)",
         "Releases the lock.",
-        lock,
         exit_method
     ),
 ];

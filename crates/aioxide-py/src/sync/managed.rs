@@ -4,23 +4,20 @@
 
 #![forbid(unsafe_code)]
 
-use super::coroutine::{self, Frame, Kind, Next, Resumed};
+use super::coroutine::{self, Frame, Kind, Next, Quickly, Resumed};
 use super::{condition, lock, semaphore};
 use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Args, Obj, R, Ref, Signature};
 use crate::state::state;
 
-/// A coroutine method of a primitive: name, qualified name, signature, documentation, family,
-/// function.
+/// A coroutine method of a primitive: name, qualified name, signature, documentation, function.
 macro_rules! coroutine_method {
-    ($name:literal, $qualname:literal, $signature:literal, $doc:literal, $family:ident,
-     $function:path) => {
+    ($name:literal, $qualname:literal, $signature:literal, $doc:literal, $function:path) => {
         crate::sync::function::Function {
             name: $name,
             qualname: $qualname,
             signature: $signature,
             doc: $doc,
-            receiver: Some(|state| state.sync.$family.core.obj()),
             call: crate::sync::function::Call::Method($function),
         }
     };
@@ -70,11 +67,24 @@ static KIND: Kind = Kind {
     name: "__aexit__",
     qualname: "_ContextManagerMixin.__aexit__",
     body,
+    quick: Some(release_quickly),
 };
 
 fn body(frame: &Frame, _resumed: Resumed) -> R<Next> {
     release(frame.slots[0].get_or_none().obj())?;
     Ok(Next::Return(none_ref()))
+}
+
+/// `self.release()`, mostly of a lock for which nobody waits.
+fn release_quickly(this: Obj<'_>, _frame: &Frame) -> R<Quickly> {
+    let sync = &state().sync;
+    let class = this.type_ptr();
+    if class == sync.semaphore.leaf.ptr().cast() && semaphore::has_own_release(this)? {
+        semaphore::release(this)?;
+    } else if class != sync.lock.leaf.ptr().cast() || !lock::release_quickly(this) {
+        release(this)?;
+    }
+    Ok(Quickly::Return(none_ref()))
 }
 
 /// `self.release()`.

@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::ffi::CStr;
 
 use super::bound::{Bound, Fields, create_future, fields, replaced, stock};
-use super::coroutine::{Frame, Next, Resumed};
+use super::coroutine::{Frame, Next, Quickly, Resumed};
 use super::count::Count;
 use super::event;
 use super::line::{Line, cancel, is_cancelled, is_done, resolve};
@@ -215,6 +215,11 @@ pub(super) fn put_nowait(queue: Obj<'_>, item: Obj<'_>) -> R<()> {
     if is_full(queue)? {
         return Err(raise(&state().sync.queue_errors.full));
     }
+    put_where_room_is(queue, this, item)
+}
+
+#[inline]
+fn put_where_room_is(queue: Obj<'_>, this: &QueueFields, item: Obj<'_>) -> R<()> {
     this.items.put(queue, item)?;
     this.unfinished.add(1)?;
     set_finished(this, false)?;
@@ -230,6 +235,11 @@ pub(super) fn get_nowait(queue: Obj<'_>) -> R<Ref> {
         }
         return Err(raise(&state().sync.queue_errors.empty));
     }
+    get_what_is_there(queue, this)
+}
+
+#[inline]
+fn get_what_is_there(queue: Obj<'_>, this: &QueueFields) -> R<Ref> {
     let item = this.items.get(queue)?;
     wake_next(&this.putters)?;
     Ok(item)
@@ -263,14 +273,14 @@ pub(super) const ITEM: usize = 2;
 
 /// Joins a line.
 #[inline]
-fn wait_in(frame: &Frame, queue: Obj<'_>, line: &Line) -> R<Next> {
+fn begin_wait(frame: &Frame, queue: Obj<'_>, line: &Line) -> R<Ref> {
     if of(queue).shut_down.get() {
         return Err(raise_shut_down());
     }
     let future = create_future(queue)?;
     line.push(&future)?;
     frame.slots[WAITER].set(Some(future.clone()));
-    Ok(Next::Await(future))
+    Ok(future)
 }
 
 /// Leaves a line under an exception. Whoever was woken and cannot go on wakes the next, if there
@@ -295,10 +305,36 @@ pub(super) fn put(frame: &Frame, resumed: Resumed) -> R<Next> {
         return Err(Raised::throw(exception));
     }
     if is_full(queue)? {
-        return wait_in(frame, queue, line);
+        return begin_wait(frame, queue, line).map(Next::Await);
     }
     put_nowait(queue, frame.slots[ITEM].get_or_none().obj())?;
     Ok(Next::Return(none_ref()))
+}
+
+/// The part of `put()` before it waits.
+pub(super) fn put_quickly(queue: Obj<'_>, frame: &Frame) -> R<Quickly> {
+    let this = of(queue);
+    if is_full(queue)? {
+        return begin_wait(frame, queue, &this.putters).map(Quickly::Await);
+    }
+    if this.shut_down.get() {
+        return Err(raise_shut_down());
+    }
+    let item = frame.slots[ITEM].take().unwrap_or_else(none_ref);
+    if let Err(raised) = put_where_room_is(queue, this, item.obj()) {
+        frame.slots[ITEM].set(Some(item));
+        return Err(raised);
+    }
+    Ok(Quickly::Return(none_ref()))
+}
+
+/// The part of `get()` before it waits.
+pub(super) fn get_quickly(queue: Obj<'_>, frame: &Frame) -> R<Quickly> {
+    let this = of(queue);
+    if this.items.is_empty(queue)? {
+        return begin_wait(frame, queue, &this.getters).map(Quickly::Await);
+    }
+    get_what_is_there(queue, this).map(Quickly::Return)
 }
 
 pub(super) fn get(frame: &Frame, resumed: Resumed) -> R<Next> {
@@ -313,7 +349,7 @@ pub(super) fn get(frame: &Frame, resumed: Resumed) -> R<Next> {
         return Err(Raised::throw(exception));
     }
     if this.items.is_empty(queue)? {
-        return wait_in(frame, queue, &this.getters);
+        return begin_wait(frame, queue, &this.getters).map(Next::Await);
     }
     get_nowait(queue).map(Next::Return)
 }

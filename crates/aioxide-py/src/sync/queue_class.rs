@@ -265,16 +265,19 @@ static PUTTING: Kind = Kind {
     name: "put",
     qualname: "Queue.put",
     body: put,
+    quick: Some(super::queue::put_quickly),
 };
 static GETTING: Kind = Kind {
     name: "get",
     qualname: "Queue.get",
     body: get,
+    quick: Some(super::queue::get_quickly),
 };
 static JOINING: Kind = Kind {
     name: "join",
     qualname: "Queue.join",
     body: join,
+    quick: None,
 };
 
 const PUT_ARGUMENTS: Signature = Signature {
@@ -318,7 +321,6 @@ static FUNCTIONS: [&Function; 3] = [
         "Queue.put",
         "(self, item)",
         "Puts an item in, once there is room.",
-        queue,
         put_method
     ),
     &coroutine_method!(
@@ -326,7 +328,6 @@ static FUNCTIONS: [&Function; 3] = [
         "Queue.get",
         "(self)",
         "Takes an item out, once there is one.",
-        queue,
         get_method
     ),
     &coroutine_method!(
@@ -334,7 +335,6 @@ static FUNCTIONS: [&Function; 3] = [
         "Queue.join",
         "(self)",
         "Waits until every item that was put in is done.",
-        queue,
         join_method
     ),
 ];

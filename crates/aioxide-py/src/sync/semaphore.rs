@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use pyo3_ffi as c;
 
 use super::bound::{self, Bound, Family, Fields, create_future, fields, replaced, repr_with};
-use super::coroutine::{self, Frame, Kind, Next, Resumed};
+use super::coroutine::{self, Frame, Kind, Next, Quickly, Resumed};
 use super::count::Count;
 use super::function::{self, Function};
 use super::line::{Line, is_cancelled, is_done, resolve};
@@ -133,21 +133,12 @@ impl SemaphoreFields {
 const SELF: usize = 0;
 const WAITER: usize = 1;
 
-/// One part of `acquire()`; the result is what `done` gives.
+/// What follows the wait in `acquire()`; the result is what `done` gives.
 #[inline]
 fn advance(frame: &Frame, resumed: Resumed, done: Ref) -> R<Next> {
     let semaphore = frame.slots[SELF].get_or_none();
     let this = of(semaphore.obj());
-    let Some(future) = frame.slots[WAITER].take() else {
-        if !this.is_locked()? {
-            this.value.add(-1)?;
-            return Ok(Next::Return(done));
-        }
-        let future = create_future(semaphore.obj())?;
-        this.waiters.push(&future)?;
-        frame.slots[WAITER].set(Some(future.clone()));
-        return Ok(Next::Await(future));
-    };
+    let future = frame.slots[WAITER].take().unwrap_or_else(none_ref);
     this.waiters.remove(future.obj())?;
     match resumed {
         Resumed::Raised(exception) => return this.give_up(future.obj(), exception),
@@ -171,11 +162,27 @@ fn enter(frame: &Frame, resumed: Resumed) -> R<Next> {
     advance(frame, resumed, none_ref())
 }
 
+/// The part of `acquire()` before it waits.
+#[inline]
+fn acquire_quickly(semaphore: Obj<'_>, frame: &Frame, result: Ref) -> R<Quickly> {
+    let this = of(semaphore);
+    if !this.is_locked()? {
+        this.value.add(-1)?;
+        return Ok(Quickly::Return(result));
+    }
+    let future = create_future(semaphore)?;
+    this.waiters.push(&future)?;
+    frame.slots[WAITER].set(Some(future.clone()));
+    Ok(Quickly::Await(future))
+}
+
 /// `release()` of a semaphore with native methods.
 #[inline]
 pub fn release(semaphore: Obj<'_>) -> R<()> {
     let this = of(semaphore);
-    if state().sync.bounded_semaphore.is_core_of(semaphore)
+    let sync = &state().sync;
+    if semaphore.type_ptr() != sync.semaphore.leaf.ptr().cast()
+        && sync.bounded_semaphore.is_core_of(semaphore)
         && this.value.is_to(Comparison::AtLeast, &this.bound_value)?
     {
         return Err(Raised::value_error(
@@ -303,11 +310,13 @@ static ACQUIRING: Kind = Kind {
     name: "acquire",
     qualname: "Semaphore.acquire",
     body: acquire,
+    quick: Some(|semaphore, frame| acquire_quickly(semaphore, frame, boolean(true))),
 };
 static ENTERING: Kind = Kind {
     name: "__aenter__",
     qualname: "_ContextManagerMixin.__aenter__",
     body: enter,
+    quick: Some(|semaphore, frame| acquire_quickly(semaphore, frame, none_ref())),
 };
 
 const ARGUMENTS: Signature = no_arguments("Semaphore.acquire");
@@ -353,7 +362,6 @@ static FUNCTIONS: [&Function; 3] = [
         "Semaphore.acquire",
         "(self)",
         "Waits until the counter is above zero, takes one off, and returns True.",
-        semaphore,
         acquire_method
     ),
     &coroutine_method!(
@@ -361,7 +369,6 @@ static FUNCTIONS: [&Function; 3] = [
         "_ContextManagerMixin.__aenter__",
         "(self)",
         "Takes one off the counter.",
-        semaphore,
         enter_method
     ),
     &coroutine_method!(
@@ -369,7 +376,6 @@ static FUNCTIONS: [&Function; 3] = [
         "_ContextManagerMixin.__aexit__",
         "(self, exc_type, exc, tb)",
         "Gives it back.",
-        semaphore,
         exit_method
     ),
 ];

@@ -2,8 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::coroutine::{self, Frame, Kind, Next, Resumed};
+use super::coroutine::{self, Frame, Kind, Next, Quickly, Resumed};
 use super::function::{Call, Function};
+use crate::ffi::object::none_ref;
 use crate::ffi::{Args, Obj, R, Raised, Ref, Signature};
 use crate::state::state;
 
@@ -13,7 +14,6 @@ pub static SLEEP: Function = Function {
     qualname: "sleep",
     signature: "(delay, result=None)",
     doc: "Coroutine that completes after a given time (in seconds).",
-    receiver: None,
     call: Call::Function(sleep),
 };
 
@@ -21,6 +21,7 @@ static KIND: Kind = Kind {
     name: "sleep",
     qualname: "sleep",
     body,
+    quick: Some(sleep_quickly),
 };
 
 const SIGNATURE: Signature = Signature {
@@ -45,6 +46,18 @@ fn sleep(args: Args<'_>) -> R<Ref> {
 const STARTED: u8 = 0;
 const YIELDED: u8 = 1;
 const TIMED: u8 = 2;
+
+/// `sleep(0)`, which almost always is exactly that.
+fn sleep_quickly(delay: Obj<'_>, frame: &Frame) -> R<Quickly> {
+    Ok(match frame.stage.get() {
+        STARTED if delay.is(state().zero.obj()) => {
+            frame.stage.set(YIELDED);
+            Quickly::Yield
+        }
+        YIELDED => Quickly::Return(frame.slots[RESULT].take().unwrap_or_else(none_ref)),
+        _ => Quickly::No,
+    })
+}
 
 fn body(frame: &Frame, resumed: Resumed) -> R<Next> {
     match frame.stage.get() {

@@ -224,7 +224,6 @@ static ENTER: Function = coroutine_method!(
     "TaskGroup.__aenter__",
     "(self)",
     "Enters the group.",
-    task_group,
     exit::enter_method
 );
 
@@ -233,7 +232,6 @@ static LEAVE: Function = coroutine_method!(
     "TaskGroup.__aexit__",
     "(self, et, exc, tb)",
     "Waits for all tasks.",
-    task_group,
     exit::leave_method
 );
 
@@ -242,7 +240,6 @@ static FINISH: Function = coroutine_method!(
     "TaskGroup._aexit",
     "(self, et, exc)",
     "Waits for all tasks.",
-    task_group,
     exit::finish_method
 );
 

@@ -44,8 +44,6 @@ pub enum State {
 
 /// The types, and what they take from asyncio.
 pub struct Timeouts {
-    /// The native type, which holds the fields.
-    pub core: Ref,
     /// What users see: the core and asyncio's class are its bases.
     pub leaf: Ref,
     /// Version of the leaf as it was made: another one means that somebody patched it.

@@ -244,7 +244,6 @@ static ENTER: Function = Function {
     qualname: "Timeout.__aenter__",
     signature: "(self)",
     doc: "Begins the time.",
-    receiver: Some(|state| state.timeouts.core.obj()),
     call: Call::Method(enter),
 };
 
@@ -252,6 +251,7 @@ static ENTER_KIND: Kind = Kind {
     name: "__aenter__",
     qualname: "Timeout.__aenter__",
     body: enter_body,
+    quick: None,
 };
 
 const ENTER_SIGNATURE: Signature = Signature {
@@ -278,7 +278,6 @@ static EXIT: Function = Function {
     qualname: "Timeout.__aexit__",
     signature: "(self, exc_type, exc_val, exc_tb)",
     doc: "Ends the time; a cancellation that was the timeout's becomes TimeoutError.",
-    receiver: Some(|state| state.timeouts.core.obj()),
     call: Call::Method(exit),
 };
 
@@ -286,6 +285,7 @@ static EXIT_KIND: Kind = Kind {
     name: "__aexit__",
     qualname: "Timeout.__aexit__",
     body: exit_body,
+    quick: None,
 };
 
 const EXIT_SIGNATURE: Signature = Signature {
@@ -415,7 +415,6 @@ pub fn build(maker: Obj<'_>) -> R<Timeouts> {
             named(c"EXITED")?,
         ],
         inserts_error: stock.obj().getattr_opt(inserts.obj())?.is_some(),
-        core,
         leaf,
     })
 }

@@ -18,7 +18,6 @@ pub static TO_THREAD: Function = Function {
     doc: "Asynchronously run function *func* in a separate thread.\n\n\
           Any *args and **kwargs are passed to it, and it runs in a copy of the current context. \
           The coroutine gives its result.",
-    receiver: None,
     call: Call::Function(to_thread),
 };
 
@@ -26,6 +25,7 @@ static KIND: Kind = Kind {
     name: "to_thread",
     qualname: "to_thread",
     body,
+    quick: None,
 };
 
 const POSITIONAL: usize = 0;

@@ -23,7 +23,6 @@ pub static WAIT: Function = Function {
     doc: "Wait for the Futures or Tasks given by fs to complete.\n\n\
           Returns two sets of Future: (done, pending). Does not raise TimeoutError: futures that \
           aren't done when the timeout occurs are returned in the second set.",
-    receiver: None,
     call: Call::Function(wait),
 };
 
@@ -31,6 +30,7 @@ static KIND: Kind = Kind {
     name: "wait",
     qualname: "wait",
     body,
+    quick: None,
 };
 
 const SIGNATURE: Signature = Signature {

@@ -25,7 +25,6 @@ pub static WAIT_FOR: Function = Function {
     doc: "Wait for the single Future or coroutine to complete, with timeout.\n\n\
           Returns its result. When the time is over, it is cancelled and TimeoutError raised; \
           shield() prevents that. If the wait is cancelled, so is what it waits for.",
-    receiver: None,
     call: Call::Function(wait_for),
 };
 
@@ -33,6 +32,7 @@ static KIND: Kind = Kind {
     name: "wait_for",
     qualname: "wait_for",
     body: if cfg!(Py_3_12) { body } else { before::body },
+    quick: None,
 };
 
 const SIGNATURE: Signature = Signature {

@@ -2,8 +2,8 @@
 //!
 //! A coroutine lives as long as one `await`; asking the allocator and the collector for each is
 //! most of what a short one costs. May touch: the memory of dead coroutines. Invariants: what is
-//! kept is zero but for the link to the next, is not tracked, was never finalized and holds no
-//! reference, on its type neither.
+//! kept holds nothing but its type and the link to the next, has one reference, is not tracked and
+//! was never finalized.
 
 use std::cell::Cell;
 
@@ -44,9 +44,8 @@ impl Spare {
             self.first.set(link.replace(std::ptr::null_mut()));
         }
         self.count.set(self.count.get() - 1);
-        // SAFETY: untracked memory of that type; both make it a new object with one reference.
+        // SAFETY: untracked memory of that type, whose one reference becomes the caller's.
         unsafe {
-            c::PyObject_Init(first, class);
             c::PyObject_GC_Track(first.cast());
             Ref::steal(first)
         }
@@ -68,12 +67,11 @@ impl Spare {
         fields.frame.number.set(0);
         fields.frame.stage.set(0);
         fields.waiting.set(0);
-        fields.kind.set(None);
-        // SAFETY: the first field, a slot that holds nothing; the type's reference is the object's.
+        // SAFETY: the first field, a slot that holds nothing; the one reference is this list's.
         unsafe {
             let link = coroutine.byte_add(OFFSET).cast::<*mut PyObject>();
             link.write(self.first.get());
-            c::Py_DECREF(c::Py_TYPE(coroutine).cast());
+            c::Py_INCREF(coroutine);
         }
         self.first.set(coroutine);
         self.count.set(self.count.get() + 1);

@@ -32,18 +32,21 @@ static ENTERING: Kind = Kind {
     name: "__aenter__",
     qualname: "TaskGroup.__aenter__",
     body: enter,
+    quick: None,
 };
 
 static LEAVING: Kind = Kind {
     name: "__aexit__",
     qualname: "TaskGroup.__aexit__",
     body: leave,
+    quick: None,
 };
 
 static FINISHING: Kind = Kind {
     name: "_aexit",
     qualname: "TaskGroup._aexit",
     body: finish_up,
+    quick: None,
 };
 
 const ENTER: Signature = no_arguments("TaskGroup.__aenter__");
