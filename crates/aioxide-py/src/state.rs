@@ -10,6 +10,7 @@ use pyo3_ffi as c;
 
 use crate::ffi::call::{import, interned};
 use crate::ffi::layout::Layout;
+use crate::ffi::stock::Stock;
 use crate::ffi::{Obj, R, Raised, Ref};
 use crate::streams::{self, Streams};
 use crate::transport::Ssl;
@@ -388,88 +389,67 @@ impl Asyncio {
     }
 }
 
-/// Asks the stock classes how they behave.
-const QUIRKS: &std::ffi::CStr = c"
-class Loop:
-    def get_debug(self): return False
-    def call_soon(self, *args, **kwargs): pass
-    def is_running(self): return False
-loop = Loop()
-future = Future(loop=loop)
-try:
-    future.set_exception(StopIteration())
-    future.exception()
-    stop_iteration = True
-except TypeError:
-    stop_iteration = False
-try:
-    Future(loop=loop).__init__(loop=loop)
-    init_once = False
-except RuntimeError:
-    init_once = True
-async def probe(): pass
-coro = probe()
-task = Task(coro, loop=loop)
-task._log_destroy_pending = False
-task.cancel()
-task.uncancel()
-uncancel = not task._must_cancel
-coro.close()
-import asyncio.base_events
-function = asyncio.base_events.BaseEventLoop.create_task
-while hasattr(function, '__wrapped__'): function = function.__wrapped__
-has_varkeywords = 8
-kwargs = bool(function.__code__.co_flags & has_varkeywords)
-";
-
 impl Quirks {
+    /// Asks the stock classes how they behave.
     fn probe(asyncio: &Asyncio) -> R<Quirks> {
-        use crate::ffi::call::{dict, dict_set};
-        let scope = dict()?;
-        dict_set(
-            scope.obj(),
-            interned(c"Future")?.obj(),
-            asyncio.future_class.obj(),
-        )?;
-        dict_set(
-            scope.obj(),
-            interned(c"Task")?.obj(),
-            asyncio.task_class.obj(),
-        )?;
-        let builtins = import(c"builtins")?;
-        dict_set(
-            scope.obj(),
-            interned(c"__builtins__")?.obj(),
-            builtins.obj(),
-        )?;
-        // SAFETY: NUL-terminated source, a dict as both scopes.
-        let done = unsafe {
-            Ref::steal(c::PyRun_String(
-                QUIRKS.as_ptr(),
-                c::Py_file_input,
-                scope.ptr(),
-                scope.ptr(),
-            ))
-        }?;
-        drop(done);
-        let flag = |name: &std::ffi::CStr| -> R<bool> {
-            let key = interned(name)?;
-            // SAFETY: a dict and a key; borrowed or null.
-            let value = unsafe { c::PyDict_GetItemWithError(scope.ptr(), key.ptr()) };
-            // SAFETY: borrowed from the dict, or null.
-            match unsafe { Obj::from_nullable(value) } {
-                Some(value) => value.is_true(),
-                None => Err(Raised::runtime("the behaviour probe lost a name")),
-            }
-        };
-        let quirks = Quirks {
-            stop_iteration_becomes_runtime_error: flag(c"stop_iteration")?,
+        let stock = Stock::new(asyncio.future_class.obj(), asyncio.task_class.obj())?;
+        Ok(Quirks {
+            stop_iteration_becomes_runtime_error: takes_stop_iteration(&stock)?,
             stop_iteration_is_as_known: crate::ffi::stop::is_as_known()?,
-            uncancel_clears_must_cancel: flag(c"uncancel")?,
-            init_once: flag(c"init_once")?,
-            factory_takes_kwargs: flag(c"kwargs")?,
-        };
-        crate::ffi::call::dict_clear(scope.obj());
-        Ok(quirks)
+            uncancel_clears_must_cancel: uncancel_clears(&stock)?,
+            // SAFETY: a static of the interpreter.
+            init_once: is_refused(stock.initialise_again(&stock.future()?), unsafe {
+                c::PyExc_RuntimeError
+            })?,
+            factory_takes_kwargs: factory_takes_kwargs()?,
+        })
     }
+}
+
+/// Whether a call raised the exception `class`; another one is raised on.
+fn is_refused(outcome: R<Ref>, class: *mut c::PyObject) -> R<bool> {
+    match outcome {
+        Ok(_) => Ok(false),
+        Err(raised) if raised.matches(class) => {
+            raised.clear();
+            Ok(true)
+        }
+        Err(raised) => Err(raised),
+    }
+}
+
+fn takes_stop_iteration(stock: &Stock<'_>) -> R<bool> {
+    let future = stock.future()?;
+    // SAFETY: a static of the interpreter, which never goes.
+    let class = unsafe { Obj::from_ptr(c::PyExc_StopIteration) };
+    let set = interned(c"set_exception")?;
+    let outcome = future.obj().call_method1(set.obj(), class.call0()?.obj());
+    // SAFETY: a static of the interpreter.
+    if is_refused(outcome, unsafe { c::PyExc_TypeError })? {
+        return Ok(false);
+    }
+    // Seen: it is not to be reported.
+    future.obj().call_method0(interned(c"exception")?.obj())?;
+    Ok(true)
+}
+
+fn uncancel_clears(stock: &Stock<'_>) -> R<bool> {
+    let context = crate::ffi::context::copy_current()?;
+    let task = stock.task(interned(c"probe")?.obj(), context.obj())?;
+    task.obj().call_method0(interned(c"cancel")?.obj())?;
+    task.obj().call_method0(interned(c"uncancel")?.obj())?;
+    Ok(!task.obj().getattr_str(c"_must_cancel")?.obj().is_true()?)
+}
+
+fn factory_takes_kwargs() -> R<bool> {
+    let class = import(c"asyncio.base_events")?
+        .obj()
+        .getattr_str(c"BaseEventLoop")?;
+    let mut function = class.obj().getattr_str(c"create_task")?;
+    while let Some(wrapped) = optional(function.obj(), c"__wrapped__")? {
+        function = wrapped;
+    }
+    let code = function.obj().getattr_str(c"__code__")?;
+    let flags = code.obj().getattr_str(c"co_flags")?.obj().to_i64()?;
+    Ok(flags & i64::from(c::CO_VARKEYWORDS) != 0)
 }

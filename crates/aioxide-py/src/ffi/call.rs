@@ -422,12 +422,6 @@ pub fn dict_has(dict: Obj<'_>, key: Obj<'_>) -> R<bool> {
     check(status).map(|()| status != 0)
 }
 
-/// `dict.clear()`: for scopes of probe code, whose functions would keep them alive in a circle.
-pub fn dict_clear(dict: Obj<'_>) {
-    // SAFETY: alive, a dict.
-    unsafe { c::PyDict_Clear(dict.ptr()) }
-}
-
 /// `import name`, without looking for a replaced `__import__`: at import this is done often.
 pub fn import(name: &CStr) -> R<Ref> {
     let name = interned(name)?;

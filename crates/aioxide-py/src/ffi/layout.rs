@@ -15,6 +15,7 @@ use pyo3_ffi as c;
 use super::call::import;
 use super::error::R;
 use super::object::{Obj, PyObject, Ref};
+use super::stock::{Stock, find_read_word};
 
 /// Offsets in bytes. `None`: not found, or this Python has no such field.
 #[derive(Default, Debug)]
@@ -66,7 +67,7 @@ pub struct Places {
     pub context: usize,
 }
 
-const WORD: usize = std::mem::size_of::<usize>();
+pub(super) const WORD: usize = std::mem::size_of::<usize>();
 
 /// The size of what every object begins with.
 pub const HEAD_BYTES: usize = std::mem::size_of::<PyObject>();
@@ -134,7 +135,7 @@ impl Layout {
             ..Layout::default()
         };
         let probe = Probe::new(future, task)?;
-        probe.find_places(&mut layout);
+        probe.find_places(&mut layout)?;
         if cfg!(Py_3_14) {
             probe.fill(&mut layout)?;
         }
@@ -142,138 +143,92 @@ impl Layout {
     }
 }
 
-/// Stock tasks and futures with known content, by their names in `PROBE`.
-struct Probe {
+/// Stock tasks and futures with known content.
+struct Probe<'a> {
+    stock: Stock<'a>,
     module: Ref,
-    scope: Ref,
-    stub_loop: Ref,
     task: Ref,
     future: Ref,
+    context: Ref,
+    name: Ref,
     task_size: usize,
     future_size: usize,
 }
 
-/// Python source of the probe: a loop that never runs anything, a task made on it, and futures in
-/// every state.
-const PROBE: &CStr = c"
-import contextvars
-class Loop:
-    debug = False
-    def get_debug(self): return self.debug
-    def call_soon(self, *args, **kwargs): pass
-    def is_running(self): return False
-async def probe(): pass
-loop = Loop()
-coro = probe()
-name = 'aioxide layout probe'
-context = contextvars.Context()
-task = Task(coro, loop=loop, name=name, context=context)
-task._log_destroy_pending = False
-future = Future(loop=loop)
-coro.close()
-def waiter(future): pass
-waiting = Future(loop=loop)
-waiting.add_done_callback(waiter, context=context)
-finished = Future(loop=loop)
-result = object()
-finished.set_result(result)
-failed = Future(loop=loop)
-try:
-    raise ValueError
-except ValueError as error:
-    exception = error
-traceback = exception.__traceback__
-failed.set_exception(exception)
-failed._log_traceback = False
-cancelled = Future(loop=loop)
-message = object()
-cancelled.cancel(message)
-loop.debug = True
-traced = Future(loop=loop)
-stack = traced._source_traceback
-loop.debug = False
-";
+/// A field, an object that has it, and what is in it there.
+type Sought = (fn(&mut Places) -> &mut usize, Ref, Ref);
 
-/// Where a reference is to be found: the field, the probe object, the content, whether all tasks
-/// and futures have it.
-type Sought = (fn(&mut Places) -> &mut usize, &'static CStr, &'static CStr);
-
-const SOUGHT: [Sought; 10] = [
-    (|places| &mut places.waiter, c"waiting", c"waiter"),
-    (|places| &mut places.waiter_context, c"waiting", c"context"),
-    (|places| &mut places.result, c"finished", c"result"),
-    (|places| &mut places.exception, c"failed", c"exception"),
-    (
-        |places| &mut places.exception_traceback,
-        c"failed",
-        c"traceback",
-    ),
-    (
-        |places| &mut places.cancel_message,
-        c"cancelled",
-        c"message",
-    ),
-    (|places| &mut places.source_traceback, c"traced", c"stack"),
-    (|places| &mut places.coro, c"task", c"coro"),
-    (|places| &mut places.name, c"task", c"name"),
-    (|places| &mut places.context, c"task", c"context"),
-];
-
-impl Probe {
-    fn new(future: Obj<'_>, task: Obj<'_>) -> R<Probe> {
-        let scope = super::call::dict()?;
-        super::call::dict_set(scope.obj(), super::call::interned(c"Task")?.obj(), task)?;
-        super::call::dict_set(scope.obj(), super::call::interned(c"Future")?.obj(), future)?;
-        let builtins = import(c"builtins")?;
-        let key = super::call::interned(c"__builtins__")?;
-        super::call::dict_set(scope.obj(), key.obj(), builtins.obj())?;
-        // SAFETY: NUL-terminated source and a dict as both scopes.
-        let done = unsafe {
-            Ref::steal(c::PyRun_String(
-                PROBE.as_ptr(),
-                c::Py_file_input,
-                scope.ptr(),
-                scope.ptr(),
-            ))
-        }?;
-        drop(done);
+impl<'a> Probe<'a> {
+    fn new(future: Obj<'a>, task: Obj<'a>) -> R<Probe<'a>> {
+        let stock = Stock::new(future, task)?;
+        let name = super::call::string("aioxide layout probe")?;
+        let context = super::light_context::new_context()?;
         Ok(Probe {
             module: import(c"_asyncio")?,
-            stub_loop: item(scope.obj(), c"loop")?,
-            task: item(scope.obj(), c"task")?,
-            future: item(scope.obj(), c"future")?,
-            scope,
+            task: stock.task(name.obj(), context.obj())?,
+            future: stock.future()?,
+            stock,
+            context,
+            name,
             task_size: basic_size(task),
             future_size: basic_size(future),
         })
     }
 
+    /// Objects in every state, with what is to be found in them.
+    fn sought(&self) -> R<[Sought; 9]> {
+        let (waiting, waiter) = self.stock.waiting(self.context.obj())?;
+        let (finished, result) = self.stock.finished()?;
+        let (failed, exception, traceback) = self.stock.failed()?;
+        let (cancelled, message) = self.stock.cancelled()?;
+        let (task, coro) = (&self.task, self.stock.coro.clone());
+        let (name, context) = (self.name.clone(), &self.context);
+        Ok([
+            (|places| &mut places.waiter, waiting.clone(), waiter),
+            (
+                |places| &mut places.waiter_context,
+                waiting,
+                context.clone(),
+            ),
+            (|places| &mut places.result, finished, result),
+            (|places| &mut places.exception, failed.clone(), exception),
+            (|places| &mut places.exception_traceback, failed, traceback),
+            (|places| &mut places.cancel_message, cancelled, message),
+            (|places| &mut places.coro, task.clone(), coro),
+            (|places| &mut places.name, task.clone(), name),
+            (|places| &mut places.context, task.clone(), context.clone()),
+        ])
+    }
+
     /// Finds the words of the base that mean what a field of ours means; each of the others gets a
     /// word behind the base.
-    fn find_places(&self, layout: &mut Layout) {
-        for (field, object, content) in SOUGHT {
-            let place = self.place_of(object, content).unwrap_or_else(|| {
+    fn find_places(&self, layout: &mut Layout) -> R<()> {
+        let mut place = |field: fn(&mut Places) -> &mut usize, found: Option<usize>| {
+            let place = found.unwrap_or_else(|| {
                 let behind = layout.fields;
                 layout.fields += WORD;
                 behind
             });
             *field(&mut layout.places) = place;
+        };
+        for (field, object, content) in self.sought()? {
+            place(field, self.place_of(object.obj(), content.obj()));
         }
+        // An object that has one would be made in debug mode, and look up lines of source.
+        let traced = find_read_word(self.future.obj(), self.future_size, c"_source_traceback")?;
+        place(|places| &mut places.source_traceback, traced);
+        Ok(())
     }
 
     /// Where `object` has `content`, if the base's functions look after that word.
-    fn place_of(&self, object: &CStr, content: &CStr) -> Option<usize> {
-        let get = |name| item(self.scope.obj(), name);
-        let (Ok(object), Ok(content)) = (get(object), get(content)) else {
-            return None;
-        };
-        let size = if object.obj().is(self.task.obj()) {
+    fn place_of(&self, object: Obj<'_>, content: Obj<'_>) -> Option<usize> {
+        let size = if object.is(self.task.obj()) {
             self.task_size
         } else {
             self.future_size
         };
-        let place = find_word(object.obj(), size, content.obj())?;
-        is_visited(object.obj(), content.obj()).then_some(place)
+        let place = find_word(object, size, content)?;
+        is_visited(object, content).then_some(place)
     }
 
     fn call(&self, name: &CStr, args: &[Obj<'_>]) -> R<Ref> {
@@ -349,7 +304,7 @@ impl Probe {
         let running = self.call(c"_get_running_loop", &[])?;
         let outside = running.obj().is_none();
         let event_loop = if outside {
-            self.stub_loop.obj()
+            self.stock.stub_loop.obj()
         } else {
             running.obj()
         };
@@ -380,20 +335,8 @@ impl Probe {
     }
 }
 
-impl Drop for Probe {
-    fn drop(&mut self) {
-        super::call::dict_clear(self.scope.obj());
-    }
-}
-
-fn item(scope: Obj<'_>, name: &CStr) -> R<Ref> {
-    let key = super::call::interned(name)?;
-    let found = super::builtin::dict_get(scope, key.obj())?;
-    found.ok_or_else(|| super::Raised::runtime("the layout probe lost a name"))
-}
-
 /// Whether the object's type shows the collector that it refers to `content`.
-fn is_visited(object: Obj<'_>, content: Obj<'_>) -> bool {
+pub(super) fn is_visited(object: Obj<'_>, content: Obj<'_>) -> bool {
     unsafe extern "C" fn visit(found: *mut PyObject, sought: *mut c_void) -> c_int {
         c_int::from(found.cast() == sought)
     }

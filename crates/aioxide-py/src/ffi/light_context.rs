@@ -166,7 +166,8 @@ impl Light {
     }
 }
 
-fn new_context() -> R<Ref> {
+/// `contextvars.Context()`.
+pub(super) fn new_context() -> R<Ref> {
     // SAFETY: the thread is attached.
     unsafe { Ref::steal(c::PyContext_New()) }
 }
