@@ -37,7 +37,8 @@ print(*sorted(set(sys.modules) - before))
 
 def test_a_program_imports_what_it_needs() -> None:
     imported = output(RUN)
-    later = {f"aioxide.{module}" for module, _ in parts.DOORS} | {"aioxide.thread_pool"}
+    modules = {module for module, _ in parts.DOORS} | {*aioxide._LATER.values(), "thread_pool"}
+    later = {f"aioxide.{module}" for module in modules}
     assert "aioxide.loop" in imported
     assert not later & set(imported)
     # Both cost next to nothing; `gc` is part of the interpreter.
@@ -135,6 +136,25 @@ def test_parts_know_the_stock_loop_though_another_is_in_its_place() -> None:
     printed = output(INSTEAD)
     assert printed[0] == "1"
     assert printed[1] == output("from aioxide import sendfile; print(sendfile._SEEKS_ALWAYS)")[0]
+
+
+LATER = """
+import aioxide, asyncio, sys
+for name, module in aioxide._LATER.items():
+    found = getattr(aioxide, name, None)
+    if found is None:
+        assert name == "EventLoopPolicy" and sys.version_info >= (3, 16)
+        continue
+    assert found is getattr(sys.modules["aioxide." + module], name)
+    assert found is not getattr(asyncio, name, None), name
+    assert vars(aioxide)[name] is found is getattr(aioxide, name)
+    assert name in dir(aioxide)
+print("all")
+"""
+
+
+def test_names_that_are_read_later_are_ours() -> None:
+    assert output(LATER) == ["all"]
 
 
 def test_protocols_mix_with_native_types_also_if_typing_comes_later() -> None:

@@ -9,8 +9,8 @@ Use it in one of three ways:
 Everything public in asyncio is here as well, so `import aioxide as asyncio` works. The layers, from
 the bottom: `_aioxide` (native: loop, tasks, futures, handles, transports, primitives), `loop` and
 its mixins (control plane: what happens once per loop or connection), `primitives` (which names are
-native, and where asyncio keeps them), `runner` (how a program comes to its loop), and this file
-(names only).
+native, and where asyncio keeps them), `runner` and `installing` (how a program comes to its loop),
+and this file (names only). What few programs need is read when they ask for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from . import _support  # first of all: it says what is missing
 import asyncio as _asyncio
 import sys as _sys
 
-from . import _aioxide, _streams, _types, primitives
+from . import _aioxide, _types, parts, primitives
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,16 +50,33 @@ from ._aioxide import __version__ as __version__  # noqa: E402
 from .loop import Loop as Loop  # noqa: E402
 from .loop import new_event_loop as new_event_loop  # noqa: E402
 from .runner import Runner as Runner  # noqa: E402
-from .runner import install as install  # noqa: E402
 from .runner import run as run  # noqa: E402
-from .server import Server as Server  # noqa: E402
 
-if _sys.version_info < (3, 16):
-    from .runner import EventLoopPolicy as EventLoopPolicy
+#: Name -> the module that has it, of what is read at its first use.
+_LATER = {
+    "EventLoopPolicy": "installing",
+    "Server": "server",
+    "install": "installing",
+    "open_connection": "_streams",
+    "open_unix_connection": "_streams",
+    "run_coroutine_threadsafe": "_threadsafe",
+    "start_server": "_streams",
+    "start_unix_server": "_streams",
+}
 
-if not TYPE_CHECKING:
+if TYPE_CHECKING:
+    from .installing import install as install
+    from .server import Server as Server
+
+    if _sys.version_info < (3, 16):
+        from .installing import EventLoopPolicy as EventLoopPolicy
+else:
     # To a type checker they are what asyncio's are.
-    globals().update({**primitives.NATIVE, **_streams.FUNCTIONS})
+    globals().update(primitives.COMPILED)
+    for _name in _LATER:
+        # asyncio's own, which would be found first.
+        globals().pop(_name, None)
+    del _name
 
 #: Where asyncio has this name (3.13 on) it means the best loop of the platform.
 EventLoop = Loop
@@ -96,10 +113,13 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> _Any:
-        """Return what asyncio has under `name`: its submodules and its deprecated names.
+        """Return what is read at its first use, and whatever else asyncio has under `name`: its
+        submodules and its deprecated names.
 
         Raises AttributeError for private names: those are asyncio's own business.
         """
+        if name in _LATER:
+            return globals().setdefault(name, getattr(parts.read(_LATER[name]), name))
         if not name.startswith("_"):
             try:
                 return getattr(_asyncio, name)
@@ -109,4 +129,4 @@ else:
 
     def __dir__() -> list[str]:
         """Names of this module and of asyncio."""
-        return sorted({*globals(), *(name for name in dir(_asyncio) if name[0] != "_")})
+        return sorted({*globals(), *_LATER, *(name for name in dir(_asyncio) if name[0] != "_")})

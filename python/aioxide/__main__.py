@@ -28,7 +28,7 @@ import types
 from collections.abc import Callable
 
 from aioxide import __version__
-from aioxide.runner import adopt
+from aioxide.installing import adopt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

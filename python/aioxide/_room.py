@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket as _socket
-from asyncio import base_events, unix_events
+from asyncio import base_events, coroutines, unix_events
 from types import ModuleType
 
 TYPE_CHECKING = False
@@ -28,10 +28,16 @@ if TYPE_CHECKING:
         _executor_shutdown_called: bool
         _signal_handlers: dict[int, asyncio.Handle]
         _wakeup_armed: bool
+        _wakeup_taken: bool
 
         def _check_default_executor(self) -> None: ...
         def _get_default_executor(self) -> concurrent.futures.ThreadPoolExecutor: ...
         def _ensure_fd_no_transport(self, fd: Any) -> None: ...
+        async def _join_executor(
+            self, executor: concurrent.futures.ThreadPoolExecutor, timeout: float | None
+        ) -> None: ...
+        def _handle_signal(self, signum: int) -> None: ...
+        def _wakeup_fd(self) -> int: ...
         def _arm_wakeup_fd(self) -> bool: ...
         def _disarm_wakeup_fd(self) -> None: ...
         def _close_signals(self) -> None: ...
@@ -112,6 +118,11 @@ unix_socket_module: Any = _Global(unix_events, "socket")
 signal_module: Any = _Global(unix_events, "signal")
 #: What tells that the interpreter ends.
 sys_module: Any = _Global(unix_events, "sys")
+
+#: `inspect.iscoroutinefunction` before 3.14 lived behind a public name that now warns.
+is_coroutine_function: Any = getattr(
+    coroutines, "_iscoroutinefunction", coroutines.iscoroutinefunction
+)
 
 #: asyncio's own loop, whatever programs put in its place before the parts that ask for it are read.
 stock_loop: Any = unix_events.SelectorEventLoop

@@ -6,7 +6,6 @@ it: this file and the package's `__init__` up to its import parse on every Pytho
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 #: The oldest Python whose asyncio aioxide follows; also in `pyproject.toml`.
@@ -25,11 +24,10 @@ def _check() -> None:
         )
     if sys.platform != "linux":
         raise ImportError(f"aioxide needs Linux; this is {sys.platform}")
-    native = f"{__package__}._aioxide"
     try:
-        importlib.import_module(native)
+        from ._aioxide import Loop as _  # noqa: F401 - loaded is all it has to be
     except ModuleNotFoundError as error:
-        if error.name != native:
+        if error.name != f"{__package__}._aioxide":
             raise
         raise ImportError(
             f"aioxide has no native part for this interpreter ({sys.implementation.cache_tag}): "

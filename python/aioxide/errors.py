@@ -41,9 +41,6 @@ def _context_of_failure(context: dict[str, Any]) -> Any:
 class Errors(Room):
     """The exception handler interface. *Source*: `asyncio.base_events.BaseEventLoop`."""
 
-    def _init_errors(self) -> None:
-        self._exception_handler: Callable[[Any, dict[str, Any]], object] | None = None
-
     def get_exception_handler(self) -> Callable[[Any, dict[str, Any]], object] | None:
         """Return the handler set by `set_exception_handler`, or None for the default one."""
         return self._exception_handler

@@ -13,22 +13,15 @@ import warnings
 from asyncio import coroutines
 from collections.abc import Callable
 
-from ._room import Room
-from .parts import read
+from ._room import Room, is_coroutine_function
+from .thread_pool import ThreadPool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeVar, TypeVarTuple
 
-    from .thread_pool import ThreadPool
-
     _T = TypeVar("_T")
     _Ts = TypeVarTuple("_Ts")
-
-#: `inspect.iscoroutinefunction` before 3.14 lived behind a public name that now warns.
-_is_coroutine_function: Callable[[object], bool] = getattr(
-    coroutines, "_iscoroutinefunction", coroutines.iscoroutinefunction
-)
 
 
 def check_callback(callback: object, method: str) -> None:
@@ -36,7 +29,7 @@ def check_callback(callback: object, method: str) -> None:
 
     `method` is the name of the loop's method that was called. Debug mode only.
     """
-    if coroutines.iscoroutine(callback) or _is_coroutine_function(callback):
+    if coroutines.iscoroutine(callback) or is_coroutine_function(callback):
         raise TypeError(f"coroutines cannot be used with {method}()")
     if not callable(callback):
         raise TypeError(f"a callable object was expected by {method}(), got {callback!r}")
@@ -51,13 +44,6 @@ def _resolve(future: asyncio.Future[None]) -> None:
 class Executor(Room):
     """Executors of the loop. *Source*: `asyncio.base_events.BaseEventLoop`."""
 
-    #: The class of default executors, once there has been one.
-    _thread_pool: type[ThreadPool] | None = None
-
-    def _init_executor(self) -> None:
-        self._default_executor = None
-        self._executor_shutdown_called = False
-
     def _check_default_executor(self) -> None:
         if self._executor_shutdown_called:
             raise RuntimeError("Executor shutdown has been called")
@@ -66,10 +52,7 @@ class Executor(Room):
         """Return the default executor, made now if need be; RuntimeError if it was shut down."""
         self._check_default_executor()
         if self._default_executor is None:
-            # Read when it is wanted: not every program has jobs for threads.
-            pool: type[ThreadPool] = read("thread_pool").ThreadPool
-            Executor._thread_pool = pool
-            self._default_executor = pool(thread_name_prefix="asyncio")
+            self._default_executor = ThreadPool(thread_name_prefix="asyncio")
         return self._default_executor
 
     def run_in_executor(
@@ -87,7 +70,7 @@ class Executor(Room):
             check_callback(func, "run_in_executor")
         if executor is None:
             executor = self._get_default_executor()
-        if type(executor) is self._thread_pool:
+        if type(executor) is ThreadPool:
             future = executor.run_job(self, func, *args)
             if future is not None:
                 return future
@@ -101,16 +84,10 @@ class Executor(Room):
             raise TypeError("executor must be ThreadPoolExecutor instance")
         self._default_executor = executor
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Wait until the default executor's threads have ended; refuse new jobs from now on.
-
-        `timeout` is in seconds, None for ever. When it passes, a RuntimeWarning is given and the
-        threads are left to themselves.
-        """
-        self._executor_shutdown_called = True
-        executor = self._default_executor
-        if executor is None:
-            return
+    async def _join_executor(
+        self, executor: concurrent.futures.ThreadPoolExecutor, timeout: float | None
+    ) -> None:
+        """Wait until the threads have ended: `shutdown_default_executor` where there are any."""
         future = self.create_future()
         thread = threading.Thread(target=self._do_shutdown, args=(executor, future))
         thread.start()
@@ -121,7 +98,7 @@ class Executor(Room):
             warnings.warn(
                 f"The executor did not finishing joining its threads within {timeout} seconds.",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
             executor.shutdown(wait=False)
         else:

@@ -1,9 +1,9 @@
 """`aioxide.Loop`: the native event loop with asyncio's full interface.
 
 The native base turns, keeps time and watches descriptors; the mixins here do what is done once per
-loop, connection or operation. No mixin has a memory layout or a constructor of its own: `__init__`
-calls the `_init_*` of those that every program needs, in order; the others (`parts.py`) make what
-they keep when they need it.
+loop, connection or operation. No mixin has a memory layout or a constructor of its own: `Running`
+sets what every loop has; the parts that are read at their first use (`parts.py`) make what they
+keep when they need it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,13 @@ from asyncio import coroutines
 
 from . import _aioxide
 from .errors import Errors
-from .executor import Executor
 from .parts import Parts
 from .running import Running
-from .signals import Signals
 
 
 class Loop(
     Running,
     Errors,
-    Executor,
-    Signals,
     Parts,
     _aioxide.Loop,
     asyncio.AbstractEventLoop,
@@ -41,9 +37,6 @@ class Loop(
     def __init__(self, *, hold_tasks: bool = True) -> None:
         super().__init__(hold_tasks=hold_tasks)
         self._init_running()
-        self._init_errors()
-        self._init_executor()
-        self._init_signals()
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
 

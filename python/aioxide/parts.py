@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from .datagram import Datagram
     from .descriptors import Descriptors
     from .dns import Dns
+    from .executor import Executor
     from .pipes import Pipes
     from .process import Processes
     from .sendfile import Sendfile
     from .serve import Serve
+    from .signals import Signals
     from .tls import Tls
 
 #: (module, mixin) -> every attribute of the mixin.
@@ -74,6 +76,14 @@ DOORS: dict[tuple[str, str], tuple[str, ...]] = {
         "_lookups_max",
         "_ensure_resolved",
     ),
+    ("executor", "Executor"): (
+        "_check_default_executor",
+        "_get_default_executor",
+        "run_in_executor",
+        "set_default_executor",
+        "_join_executor",
+        "_do_shutdown",
+    ),
     ("pipes", "Pipes"): (
         "_make_read_pipe_transport",
         "_make_write_pipe_transport",
@@ -108,6 +118,13 @@ DOORS: dict[tuple[str, str], tuple[str, ...]] = {
         "create_unix_server",
         "_begin_serving",
         "_stop_serving",
+    ),
+    ("signals", "Signals"): (
+        "_handle_signal",
+        "add_signal_handler",
+        "remove_signal_handler",
+        "_release_wakeup_fd",
+        "_check_signal",
     ),
     ("tls", "Tls"): (
         "_make_socket_transport",
@@ -185,7 +202,18 @@ def _open(part: tuple[str, str]) -> dict[str, Any]:
 if TYPE_CHECKING:
 
     class Parts(
-        Dns, Sendfile, Connect, Datagram, Descriptors, Serve, Tls, Pipes, Processes, Children
+        Dns,
+        Sendfile,
+        Connect,
+        Datagram,
+        Descriptors,
+        Executor,
+        Serve,
+        Signals,
+        Tls,
+        Pipes,
+        Processes,
+        Children,
     ):
         """Their attributes, imported or not."""
 

@@ -11,9 +11,10 @@ A native class is a subclass of the class that it replaces, and answers instance
 from __future__ import annotations
 
 import asyncio
-import importlib
+import sys
 
-from . import _aioxide, _threadsafe, _types
+from . import _aioxide, _types
+from .parts import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,23 +49,49 @@ TABLE: dict[str, tuple[str, ...]] = {
     "wait_for": ("tasks",),
 }
 
-#: Name -> our object. All are native but one, whose cost is elsewhere.
-NATIVE: dict[str, Any] = {
-    name: getattr(_aioxide, name) for name in TABLE if name != "run_coroutine_threadsafe"
+#: The one that is not native, because its cost is elsewhere, and its module.
+_IN_PYTHON = ("run_coroutine_threadsafe", "_threadsafe")
+
+#: Name -> our object, of those that are native.
+COMPILED: dict[str, Any] = {
+    name: getattr(_aioxide, name) for name in TABLE if name != _IN_PYTHON[0]
 }
-NATIVE["run_coroutine_threadsafe"] = _threadsafe.run_coroutine_threadsafe
+
+if TYPE_CHECKING:
+    #: Name -> our object: all of them.
+    NATIVE: dict[str, Any]
+
+
+def __getattr__(name: str) -> Any:
+    """Make `NATIVE` when somebody asks for it: that reads a module which few programs need."""
+    if name != "NATIVE":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    last, module = _IN_PYTHON
+    found = {**COMPILED, last: getattr(read(module), last)}
+    return globals().setdefault("NATIVE", found)
+
+
+def _native() -> dict[str, Any]:
+    """Return `NATIVE`."""
+    found: dict[str, Any] = globals().get("NATIVE") or __getattr__("NATIVE")
+    return found
+
+
+def _module(home: str) -> Any:
+    """Return asyncio's submodule `home`. *Source*: `import asyncio` has imported it."""
+    return sys.modules[f"asyncio.{home}"]
 
 
 def _modules(name: str) -> list[Any]:
     """Return the modules of asyncio that hold `name`."""
-    return [asyncio, *(importlib.import_module(f"asyncio.{home}") for home in TABLE[name])]
+    return [asyncio, *(_module(home) for home in TABLE[name])]
 
 
 def _stock(name: str) -> Any:
     """Return asyncio's own object, or None where somebody else's has taken its place."""
-    home = f"asyncio.{TABLE[name][0]}"
-    found = getattr(importlib.import_module(home), name, None)
-    return found if getattr(found, "__module__", None) == home else None
+    home = TABLE[name][0]
+    found = getattr(_module(home), name, None)
+    return found if getattr(found, "__module__", None) == f"asyncio.{home}" else None
 
 
 #: Name -> asyncio's own object, as it was when aioxide was imported.
@@ -73,7 +100,7 @@ STOCK: dict[str, Any] = {name: _stock(name) for name in TABLE}
 
 def bind() -> None:
     """Let native classes answer instance checks for asyncio's. Called once, at import."""
-    for name, native in NATIVE.items():
+    for name, native in COMPILED.items():
         stock = STOCK[name]
         if isinstance(native, type) and isinstance(stock, type):
             _types.bind(native, stock)
@@ -93,12 +120,12 @@ def accelerate() -> None:
 
     Whoever has imported one of asyncio's own by name keeps it, and it works as before.
     """
-    for name, native in NATIVE.items():
+    for name, native in _native().items():
         _exchange(name, STOCK[name], native)
 
 
 def decelerate() -> None:
     """Give asyncio's modules their own primitives back: undoes `accelerate`."""
-    for name, native in NATIVE.items():
+    for name, native in _native().items():
         if STOCK[name] is not None:
             _exchange(name, native, STOCK[name])

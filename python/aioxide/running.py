@@ -1,13 +1,23 @@
 """Running and closing a loop: `run_forever`, `run_until_complete`, `close`, debug mode, async
-generators.
+generators, and a wake-up for signals that arrive while the loop sleeps.
 
 The native loop turns (`_run`); this mixin prepares the thread for it and tidies up afterwards:
 running loop, thread identity, async generator hooks, coroutine origins, signal wake-up.
+
+Python runs signal handlers between bytecodes of the main thread. A signal that comes right before
+the loop begins to sleep would wait for the next event, were it not for a descriptor that the C
+level handler writes to (`signal.set_wakeup_fd`). So a loop running in the main thread has its pipe
+there, handlers or not; unless somebody else has theirs, which is left alone. What is read from the
+pipe are signal numbers; those without a handler of `add_signal_handler` are ignored: Python's own
+handlers (`signal.signal`, the Ctrl-C of `asyncio.Runner`) have already run by then.
+
+Invariant: the pipe belongs to this mixin alone and lives from the first run until the loop closes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import time
@@ -16,13 +26,30 @@ import weakref
 from asyncio import constants, events
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
-from ._room import Room, logger
+from ._room import Room, logger, signal_module, sys_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     _T = TypeVar("_T")
+
+#: Signal numbers taken from the pipe at once; one byte each.
+_READ_SIZE = 4096
+
+
+def _forget_wakeup_fd() -> None:
+    """After a fork: signals of the child must not be told to the parent's loop."""
+    try:
+        signal_module.set_wakeup_fd(-1)
+    except ValueError:
+        # Forked by another thread than the main one of an embedding program: nothing was set.
+        return
+
+
+if sys.version_info < (3, 12):
+    # From 3.12 on asyncio does this itself.
+    os.register_at_fork(after_in_child=_forget_wakeup_fd)
 
 
 def _stop_loop_of(future: asyncio.Future[Any]) -> None:
@@ -53,7 +80,15 @@ class Running(Room):
         self._old_agen_hooks: Any = None
         self._coroutine_origin_tracking_enabled = False
         self._coroutine_origin_tracking_saved_depth = 0
+        self._exception_handler: Callable[[Any, dict[str, Any]], object] | None = None
+        self._default_executor = None
+        self._signal_handlers = {}
         self._wakeup_armed = False
+        self._wakeup_pipe: tuple[int, int] | None = None
+        #: The process-wide wake-up descriptor is (as far as this loop knows) its pipe.
+        self._wakeup_taken = False
+        # Last of all: `__del__` asks for it.
+        self._executor_shutdown_called = False
 
     def __repr__(self) -> str:
         return (
@@ -220,3 +255,111 @@ class Running(Room):
                         "asyncgen": agen,
                     }
                 )
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait until the default executor's threads have ended; refuse new jobs from now on.
+
+        `timeout` is in seconds, None for ever. When it passes, a RuntimeWarning is given and the
+        threads are left to themselves.
+        """
+        self._executor_shutdown_called = True
+        if self._default_executor is not None:
+            await self._join_executor(self._default_executor, timeout)
+
+    def _wakeup_fd(self) -> int:
+        """Return the write end of the pipe, made and watched at the first call."""
+        if self._wakeup_pipe is None:
+            reader, writer = os.pipe()
+            try:
+                os.set_blocking(reader, False)
+                os.set_blocking(writer, False)
+                self._add_reader(reader, self._read_signals)
+            except BaseException:
+                os.close(reader)
+                os.close(writer)
+                raise
+            self._wakeup_pipe = reader, writer
+        return self._wakeup_pipe[1]
+
+    def _arm_wakeup_fd(self) -> bool:
+        """Before running: take the wake-up descriptor if nobody has it.
+
+        Returns True if `_disarm_wakeup_fd` is to be called after the run.
+        """
+        if threading.get_ident() != threading.main_thread().ident or self._signal_handlers:
+            return False
+        fd = self._wakeup_fd()
+        try:
+            previous = signal_module.set_wakeup_fd(fd)
+        except (ValueError, OSError):
+            # Not the main interpreter: it is not told of signals.
+            return False
+        if previous not in (-1, fd):
+            try:
+                signal_module.set_wakeup_fd(previous)
+            except (ValueError, OSError):
+                # Their descriptor is closed: nobody is listening there, so ours stays.
+                self._wakeup_taken = True
+                return True
+            return False
+        self._wakeup_taken = True
+        return True
+
+    def _disarm_wakeup_fd(self) -> None:
+        """After the run: give the wake-up descriptor back, unless handlers still need it."""
+        if not self._signal_handlers:
+            self._restore_wakeup_fd()
+
+    def _restore_wakeup_fd(self) -> None:
+        """Leave no wake-up descriptor behind; one that somebody set over ours stays."""
+        try:
+            current = signal_module.set_wakeup_fd(-1)
+            self._wakeup_taken = False
+            if current != -1 and (self._wakeup_pipe is None or current != self._wakeup_pipe[1]):
+                signal_module.set_wakeup_fd(current)
+        except (ValueError, OSError) as error:
+            logger.info("set_wakeup_fd(-1) failed: %s", error)
+
+    def _read_signals(self) -> None:
+        """Reader callback of the pipe: run the handlers of the signals that arrived."""
+        if self._wakeup_pipe is None:
+            return
+        while True:
+            try:
+                numbers = os.read(self._wakeup_pipe[0], _READ_SIZE)
+            except InterruptedError:
+                continue
+            except BlockingIOError:
+                return
+            if not numbers:
+                return
+            for signum in numbers:
+                self._handle_signal(signum)
+
+    def _close_signals(self) -> None:
+        """Remove all handlers and the pipe. The native loop is closed already.
+
+        A pipe that signals may still be written to (another thread than the main one closes the
+        loop) is left open: its number must not become somebody else's file.
+        """
+        try:
+            if not sys_module.is_finalizing():
+                for sig in list(self._signal_handlers):
+                    self.remove_signal_handler(sig)
+            elif self._signal_handlers:
+                warnings.warn(
+                    f"Closing the loop {self!r} on interpreter shutdown stage, "
+                    f"skipping signal handlers removal",
+                    ResourceWarning,
+                    source=self,
+                    stacklevel=1,
+                )
+                self._signal_handlers.clear()
+        finally:
+            if self._wakeup_taken:
+                self._restore_wakeup_fd()
+            pipe = self._wakeup_pipe
+            if pipe is not None and not self._wakeup_taken:
+                self._wakeup_pipe = None
+                os.close(pipe[0])
+                os.close(pipe[1])
