@@ -113,6 +113,65 @@ def test_a_barrier_that_gets_another_condition(lib: Any) -> None:
     lib.run(main)
 
 
+def test_a_condition_that_gets_another_lock_before_it_waits(lib: Any) -> None:
+    """It keeps the methods that it took from the first one."""
+
+    async def main() -> None:
+        condition = asyncio.Condition()
+        first, second = condition._lock, asyncio.Lock()  # type: ignore[attr-defined]
+        await condition.acquire()
+        coroutine = condition.wait()
+        condition._lock = second  # type: ignore[attr-defined]
+        waits = asyncio.create_task(outcome(coroutine))
+        await asyncio.sleep(0)
+        lib.note(first.locked(), second.locked(), condition.locked())
+        async with condition:
+            lib.note(first.locked(), second.locked(), condition._lock is second)  # type: ignore[attr-defined]
+            condition.notify()
+        lib.note(await waits, first.locked(), second.locked())
+        condition.release()
+        lib.note(repr(condition).rpartition(" ")[2])
+
+    lib.run(main)
+
+
+@pytest.mark.parametrize("what", ["condition", "subclass", "object", "lock", "method", "two"])
+def test_a_barrier_that_is_changed_before_it_waits(lib: Any, what: str) -> None:
+    """What counts is what the first step finds."""
+
+    class Noting(asyncio.Condition):
+        async def wait(self) -> Any:
+            lib.note("waits")
+            return await super().wait()
+
+    async def main() -> None:
+        barrier: Any = asyncio.Barrier(2)
+        first = barrier._cond
+        coroutines = [barrier.wait() for _ in range(2)]
+        if what == "condition":
+            barrier._cond = asyncio.Condition()
+        elif what == "subclass":
+            barrier._cond = Noting()
+        elif what == "object":
+            barrier._cond = object()
+        elif what == "lock":
+            first._lock = asyncio.Lock()
+        elif what == "method":
+            barrier._release = lambda: lib.note("released") or type(barrier)._release(barrier)
+        elif what == "two":
+            barrier._parties = 3
+        waiting = [asyncio.create_task(outcome(each)) for each in coroutines]
+        await asyncio.sleep(0)
+        lib.note(first.locked(), len(first._waiters), barrier.n_waiting)
+        if what == "two":
+            lib.note(await barrier.wait())
+        for each in waiting:
+            lib.note((await each)[:1] if what == "object" else await each)
+        lib.note(barrier.n_waiting, first.locked(), repr(barrier).rpartition(" ")[2])
+
+    lib.run(main)
+
+
 def test_callbacks_that_come_and_go_while_they_are_compared(lib: Any) -> None:
     async def main() -> None:
         future = lib.loop.create_future()

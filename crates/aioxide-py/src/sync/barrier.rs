@@ -114,23 +114,34 @@ const WAIT: u32 = 1 << 4;
 const PRIVATE: u32 = 0b101111;
 
 /// Where `wait()` keeps the barrier, the future of the lock's line, the party's index, and the
-/// native condition and lock with which it began: the barrier may be given others meanwhile.
+/// native condition and lock that its first step found: the barrier may be given others later.
 const SELF: usize = 0;
 const LOCK_WAITER: usize = 1;
 const INDEX: usize = 2;
 const CONDITION: usize = 3;
 const LOCK: usize = 4;
 
+/// Has not begun.
+const STARTED: u8 = 0;
 /// Takes the condition's lock.
-const LOCKS: u8 = 0;
+const LOCKS: u8 = 1;
 /// Waits until the barrier has drained or is reset.
-const BLOCKED: u8 = 1;
+const BLOCKED: u8 = 2;
 /// Waits for the other parties.
-const FILLS: u8 = 2;
+const FILLS: u8 = 3;
+/// Waits as asyncio does: the barrier was changed before the first step.
+const STOCK: u8 = 4;
 
 fn wait(frame: &Frame, resumed: Resumed) -> R<Next> {
     let barrier = frame.slots[SELF].get_or_none();
     let barrier = barrier.obj();
+    if frame.stage.get() == STARTED && !begin(frame, barrier)? {
+        frame.stage.set(STOCK);
+        return wait_as_stock(barrier).map(Next::Await);
+    }
+    if frame.stage.get() == STOCK {
+        return resumed.value().map(Next::Return);
+    }
     let condition = frame.slots[CONDITION].get_or_none();
     if frame.stage.get() == LOCKS {
         let lock = frame.slots[LOCK].get_or_none();
@@ -142,6 +153,32 @@ fn wait(frame: &Frame, resumed: Resumed) -> R<Next> {
         return finish(frame, barrier, condition.obj(), Resumed::Value(none_ref()));
     }
     finish(frame, barrier, condition.obj(), resumed)
+}
+
+/// Remembers what the wait stands on, if all of that is native.
+fn begin(frame: &Frame, barrier: Obj<'_>) -> R<bool> {
+    if !is_plain(barrier)? {
+        return Ok(false);
+    }
+    let condition = of(barrier).condition.get_or_none();
+    frame.slots[LOCK].set(Some(condition::lock_of(condition.obj())));
+    frame.slots[CONDITION].set(Some(condition));
+    frame.stage.set(LOCKS);
+    Ok(true)
+}
+
+/// Whether `wait()` can do without asyncio's own code: nothing of all that it uses is replaced.
+fn is_plain(barrier: Obj<'_>) -> R<bool> {
+    let sync = &state().sync;
+    let condition = of(barrier).condition.get_or_none();
+    Ok(replaced(barrier, &sync.barrier)? & PRIVATE == 0
+        && sync.condition.is_core_of(condition.obj())
+        && condition::is_plain(condition.obj())?)
+}
+
+fn wait_as_stock(barrier: Obj<'_>) -> R<Ref> {
+    let family = &state().sync.barrier;
+    family.as_stock(&state().names.wait, &[barrier])
 }
 
 /// Goes on under the lock, and gives it away when the wait is over.
@@ -339,24 +376,10 @@ const ENTER_ARGUMENTS: Signature = no_arguments("Barrier.__aenter__");
 
 fn wait_method(barrier: Obj<'_>, args: Args<'_>) -> R<Ref> {
     check_none(&args, &ARGUMENTS)?;
-    let family = &state().sync.barrier;
-    let condition = of(barrier).condition.get_or_none();
-    let own = replaced(barrier, family)? & PRIVATE == 0
-        && state().sync.condition.is_core_of(condition.obj())
-        && condition::is_plain(condition.obj())?;
-    if !own {
-        return family.as_stock(&state().names.wait, &[barrier]);
+    if !is_plain(barrier)? {
+        return wait_as_stock(barrier);
     }
-    let lock = condition::lock_of(condition.obj());
-    let locals = [
-        Some(barrier.to_ref()),
-        None,
-        None,
-        Some(condition),
-        Some(lock),
-    ];
-    const { assert!(SELF == 0 && CONDITION == 3 && LOCK == 4) };
-    coroutine::create(&WAITING, locals)
+    coroutine::create(&WAITING, [Some(barrier.to_ref())])
 }
 
 fn enter_method(barrier: Obj<'_>, args: Args<'_>) -> R<Ref> {

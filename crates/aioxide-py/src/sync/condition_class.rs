@@ -108,8 +108,18 @@ fn get_lock(condition: Obj<'_>) -> R<Ref> {
     Ok(of(condition).lock.get_or_none())
 }
 
+/// Another lock: what was taken from the one before, its methods, stays, as in asyncio.
 fn set_lock(condition: Obj<'_>, value: Option<Obj<'_>>) -> R<()> {
-    of(condition).lock.set(Some(required(value)?.to_ref()));
+    let value = required(value)?.to_ref();
+    let this = of(condition);
+    if !this.lock.is_empty() && this.lock.ptr() != value.ptr() {
+        let names = &state().names;
+        for name in [&names.locked, &names.acquire, &names.release] {
+            let method = of_lock(condition, name)?;
+            set_own_attribute(condition, name, Some(method.obj()))?;
+        }
+    }
+    this.lock.set(Some(value));
     Ok(())
 }
 
