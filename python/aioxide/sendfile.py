@@ -17,6 +17,7 @@ from asyncio import constants, transports
 from . import _aioxide
 from ._room import Room, stock_loop
 from .sock import check_ssl_socket
+from .tls import STOCK_TRANSPORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -239,6 +240,10 @@ class Sendfile(Room):
         self, transport: object, file: Any, offset: int, count: int | None
     ) -> int:
         """Send `file` by the system call, once what was written before is on its way."""
+        if isinstance(transport, STOCK_TRANSPORT):
+            stock: Any = stock_loop
+            sent: int = await stock._sendfile_native(self, transport, file, offset, count)
+            return sent
         if not isinstance(transport, _aioxide.StreamTransport):
             raise asyncio.SendfileNotAvailableError("sendfile syscall is not supported")
         native: Any = transport

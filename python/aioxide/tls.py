@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import socket
+from asyncio import selector_events
 from collections.abc import Callable
 
 from . import _aioxide
@@ -26,9 +27,48 @@ except ImportError:  # a Python without OpenSSL
     ssl = None  # type: ignore[assignment]
 
 
+#: asyncio's own transport of a stream socket.
+_selector_events: Any = selector_events
+STOCK_TRANSPORT: Any = _selector_events._SelectorSocketTransport
+
+
 def _context_argument(context: contextvars.Context | None) -> dict[str, Any]:
     """Return the keyword that tells a native transport its context, if it is to have one."""
     return {} if context is None else {"context": context}
+
+
+# What asyncio's stream transports call of a socket when they use it.
+_USED = ("recv", "recv_into", "send", "sendmsg", "shutdown", "setsockopt")
+
+
+def _is_asked(sock: socket.socket) -> bool:
+    """Return whether `sock` has its own of what a transport calls, so that it has to be called."""
+    if type(sock) is socket.socket:
+        return False
+    own, stock = getattr(sock, "__dict__", ()), socket.SocketType
+    return any(
+        name in own or getattr(type(sock), name, None) is not getattr(stock, name) for name in _USED
+    )
+
+
+def _open(
+    loop: Tls,
+    sock: socket.socket,
+    protocol: asyncio.BaseProtocol,
+    waiter: asyncio.Future[None] | None,
+    extra: dict[str, Any] | None,
+    server: asyncio.Server | None,
+    context: contextvars.Context | None,
+) -> asyncio.Transport:
+    """Return a native transport or, over a socket that must be asked, asyncio's own."""
+    if _is_asked(sock):
+        # Before 3.15 it takes no context, and runs everything in the one that it is made in.
+        run = contextvars.copy_context().run if context is None else context.run
+        made: asyncio.Transport = run(STOCK_TRANSPORT, loop, sock, protocol, waiter, extra, server)
+        return made
+    return _aioxide.StreamTransport(
+        loop, sock, protocol, waiter, extra, server, **_context_argument(context)
+    )
 
 
 class Tls(Room):
@@ -44,11 +84,9 @@ class Tls(Room):
         server: asyncio.Server | None = None,
         context: contextvars.Context | None = None,
     ) -> asyncio.Transport:
-        """Return a native transport, the owner of `sock` from now on."""
+        """Return a transport, the owner of `sock` from now on."""
         self._ensure_fd_no_transport(sock)
-        return _aioxide.StreamTransport(
-            self, sock, protocol, waiter, extra, server, **_context_argument(context)
-        )
+        return _open(self, sock, protocol, waiter, extra, server, context)
 
     def _make_ssl_transport(
         self,
@@ -65,7 +103,7 @@ class Tls(Room):
         ssl_shutdown_timeout: float | None = None,
         context: contextvars.Context | None = None,
     ) -> asyncio.Transport:
-        """Return a TLS transport over a native one, the owner of `rawsock` from now on."""
+        """Return a TLS transport over a plain one, the owner of `rawsock` from now on."""
         self._ensure_fd_no_transport(rawsock)
         ssl_protocol = _aioxide.TlsProtocol(
             self,
@@ -77,14 +115,7 @@ class Tls(Room):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        _aioxide.StreamTransport(
-            self,
-            rawsock,
-            ssl_protocol,
-            extra=extra,
-            server=server,
-            **_context_argument(context),
-        )
+        _open(self, rawsock, ssl_protocol, None, extra, server, context)
         return ssl_protocol._get_app_transport()
 
     def _accept_ssl(

@@ -151,7 +151,27 @@ def test_a_weak_reference_to_a_context_goes_with_it(lib):
     lib.turns()
 
 
+def test_a_kept_context_of_a_handle_that_is_made_anew(lib):
+    kept = []
+
+    def callback():
+        var.set("kept")
+        kept.append(context_of(handle))
+        handle.__init__(int, (), lib.loop)
+
+    handle = lib.loop.call_soon(callback)
+    lib.turns()
+    lib.loop.call_soon(var.set, "later")
+    lib.turns()
+    lib.note(kept[0].get(var), context_of(handle) is kept[0], context_of(handle).get(var))
+
+
 def test_who_finds_a_context_in_the_collector_changes_no_others(lib):
+    # Who keeps the one that is used again makes the loop take another, which the collector lists:
+    # the first is as old as the interpreter's modules, and left out with them.
+    kept = []
+    handle = lib.loop.call_soon(lambda: kept.append(context_of(handle)))
+    lib.turns()
     for value in range(3):
         lib.loop.call_soon(var.set, value)
     lib.turns()

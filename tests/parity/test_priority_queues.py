@@ -53,6 +53,13 @@ class Backwards(int):
         return int(self) > int(other)
 
 
+class Opposed(int):
+    """An int that an int before it asks first, and that then says the opposite."""
+
+    def __gt__(self, other: int) -> bool:
+        return int(self) < int(other)
+
+
 class Text(str):
     """A str that compares as usual."""
 
@@ -69,6 +76,7 @@ KINDS: dict[str, Callable[[random.Random], Any]] = {
     "ragged": lambda rng: tuple(range(rng.randrange(4))),
     "nested": lambda rng: ((rng.randrange(2), (rng.randrange(3),)), [rng.randrange(3)]),
     "backwards": lambda rng: rng.choice((int, Backwards))(rng.randrange(9)),
+    "opposed": lambda rng: rng.choice((int, Opposed))(rng.randrange(9)),
     "mixed": lambda rng: rng.choice((1, "a", None, (1, "a"), (1, 2), 2.5)),
 }
 
@@ -176,5 +184,9 @@ def test_other_containers(lib: Any) -> None:
             lib.catch(queue.put_nowait, 5)
             lib.catch(queue.get_nowait)
             lib.note(queue._queue)
+            lib.catch(queue._get)
+            lib.note(queue._queue)
+        queue._queue = []
+        lib.catch(queue._get)
 
     lib.run(main)

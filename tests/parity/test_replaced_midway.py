@@ -117,16 +117,16 @@ def test_a_condition_that_gets_another_lock_before_it_waits(lib: Any) -> None:
     """It keeps the methods that it took from the first one."""
 
     async def main() -> None:
-        condition = asyncio.Condition()
-        first, second = condition._lock, asyncio.Lock()  # type: ignore[attr-defined]
+        condition: Any = asyncio.Condition()
+        first, second = condition._lock, asyncio.Lock()
         await condition.acquire()
         coroutine = condition.wait()
-        condition._lock = second  # type: ignore[attr-defined]
+        condition._lock = second
         waits = asyncio.create_task(outcome(coroutine))
         await asyncio.sleep(0)
         lib.note(first.locked(), second.locked(), condition.locked())
         async with condition:
-            lib.note(first.locked(), second.locked(), condition._lock is second)  # type: ignore[attr-defined]
+            lib.note(first.locked(), second.locked(), condition._lock is second)
             condition.notify()
         lib.note(await waits, first.locked(), second.locked())
         condition.release()

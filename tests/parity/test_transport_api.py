@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import os
 import socket
 import sys
 import weakref
 from typing import Any
+from unittest import mock
 
 import pytest
 from wire import (
@@ -346,3 +349,56 @@ def test_idle_transport_keeps_little():
 
     # There may be a hundred thousand of them; what few need is not in each.
     assert _aioxide.StreamTransport.__basicsize__ <= asyncio.Transport.__basicsize__ + 296
+
+
+async def _open_transport(stack: Any, kind: str) -> Any:
+    """Open a transport of a kind; `stack` closes it."""
+    loop = asyncio.get_running_loop()
+    if kind == "stream":
+        return (await stack.enter_async_context(link()))[0]
+    if kind == "datagram":
+        made, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+        )
+    else:
+        fds = os.pipe()
+        reads = kind == "read pipe"
+        connect = loop.connect_read_pipe if reads else loop.connect_write_pipe
+        mine, other = fds if reads else fds[::-1]
+        stack.callback(os.close, other)
+        pipe = os.fdopen(mine, "rb" if reads else "wb", 0)
+        made, _ = await connect(asyncio.Protocol if reads else asyncio.BaseProtocol, pipe)
+    stack.push_async_callback(turns, 3)
+    stack.callback(made.close)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["stream", "datagram", "read pipe", "write pipe"])
+@on_loop
+async def test_get_extra_info_that_tests_replace(lib: Any, kind: str) -> None:
+    """A replaced method of asyncio's classes reaches every connection, and goes again."""
+    async with contextlib.AsyncExitStack() as stack:
+        transport = await _open_transport(stack, kind)
+        path = "asyncio.BaseTransport.get_extra_info"
+        for _ in range(3):
+            lib.note(transport.get_extra_info("other", 1), transport.get_extra_info("pipe") is None)
+            with mock.patch(path, return_value="patched") as patched:
+                lib.note(transport.get_extra_info("peername"), transport.get_extra_info("a", 5))
+                lib.note(transport.get_extra_info(name="b", default=6), patched.mock_calls)
+            lib.note(transport.get_extra_info("other", 2))
+        stock = asyncio.BaseTransport.get_extra_info
+
+        def longer(self: Any, name: str, default: Any = None) -> Any:
+            return self is transport, stock(self, name, default)
+
+        with mock.patch(path, longer):
+            lib.note(transport.get_extra_info("other", 3))
+            lib.catch(transport.get_extra_info)
+        base = next(
+            each
+            for each in type(transport).__mro__
+            if each.__module__ == asyncio.transports.__name__ and not each.__name__.startswith("_")
+        )
+        with mock.patch.object(base, "get_extra_info", side_effect=KeyError("no")):
+            lib.catch(transport.get_extra_info, "peername")
+        lib.note(transport.get_extra_info("other", 4))

@@ -65,7 +65,7 @@ impl Spin {
     #[must_use]
     pub fn new(processors: usize) -> Self {
         Self {
-            allowed: Some(processors > 1),
+            allowed: Some(is_worthwhile_with(processors)),
             ..Self::default()
         }
     }
@@ -88,7 +88,7 @@ impl Spin {
             return false;
         }
         *self.allowed.get_or_insert_with(|| {
-            std::thread::available_parallelism().is_ok_and(|count| count.get() > 1)
+            std::thread::available_parallelism().is_ok_and(|count| is_worthwhile_with(count.get()))
         })
     }
 
@@ -107,6 +107,11 @@ impl Spin {
             _ => self.penalty,
         };
     }
+}
+
+/// Whether another thread can run meanwhile.
+fn is_worthwhile_with(processors: usize) -> bool {
+    processors > 1
 }
 
 /// How a wait awake ended.
@@ -229,6 +234,21 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_after_the_time_is_late() {
+        let begin = std::time::Instant::now();
+        let mut looks = 0;
+        let found = spin_until(|| {
+            looks += 1;
+            while begin.elapsed().as_nanos() < u128::from(2 * SPIN_NS_MAX) {
+                std::hint::spin_loop();
+            }
+            looks == 2
+        });
+        assert!(matches!(found, Spun::Late { spent_ns } if spent_ns >= SPIN_NS_MAX));
+        assert_eq!(looks, 2);
+    }
+
+    #[test]
     fn what_comes_late_counts_most() {
         let mut spin = Spin::new(2);
         assert!(spin.should_spin());
@@ -237,6 +257,12 @@ mod tests {
             spent_ns: sleeps * LATE_NS_PER_SLEEP,
         });
         assert!((0..sleeps).all(|_| !spin.should_spin()));
+        assert!(spin.should_spin());
+        // However short it was, no failure costs more.
+        spin.learn(Spun::Arrived);
+        assert!((0..=SKIPPED_MAX).any(|_| spin.should_spin()));
+        spin.learn(Spun::Late { spent_ns: 0 });
+        assert!((0..SKIPPED_MAX).all(|_| !spin.should_spin()));
         assert!(spin.should_spin());
     }
 }

@@ -13,7 +13,7 @@ use crate::ffi::layout::Layout;
 use crate::ffi::stock::Stock;
 use crate::ffi::{Obj, R, Raised, Ref};
 use crate::streams::{self, Streams};
-use crate::transport::Ssl;
+use crate::transport::{Inherited, Ssl};
 
 macro_rules! names {
     ($($name:ident),* $(,)?) => {
@@ -124,6 +124,8 @@ pub struct Asyncio {
     /// `io.FileIO`, which owns the descriptor of a file or pipe.
     pub file_class: Ref,
     pub read_transport_class: Ref,
+    /// `asyncio.BaseTransport.get_extra_info`.
+    pub extra_info: Inherited,
 }
 
 /// Behaviour that differs between Python versions, read off the running interpreter.
@@ -385,6 +387,10 @@ impl Asyncio {
             socket_base,
             file_class: get(c"io", c"FileIO")?,
             read_transport_class: get(c"asyncio.transports", c"ReadTransport")?,
+            extra_info: Inherited::of(
+                get(c"asyncio.transports", c"BaseTransport")?.obj(),
+                interned(c"get_extra_info")?,
+            )?,
         })
     }
 }

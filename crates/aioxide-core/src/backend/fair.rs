@@ -36,11 +36,12 @@ impl Fair {
         if self.count != 0 {
             self.sort(events);
         }
+        let before = self.last;
         for event in events.iter() {
             let slot = event.token.slot();
             if self.told.len() <= slot {
-                self.told
-                    .resize(slot + 1, self.last.wrapping_sub(self.count));
+                // Those between have not been told in this wait.
+                self.told.resize(slot + 1, before);
             }
             self.last = self.last.wrapping_add(1);
             self.told[slot] = self.last;
@@ -117,6 +118,14 @@ mod tests {
         assert_eq!(arranged(&mut fair, &[7, 8, 9]), [7, 8, 9]);
         assert_eq!(arranged(&mut fair, &[8, 7, 1, 9]), [1, 7, 8, 9]);
         assert_eq!(arranged(&mut fair, &[9, 8]), [8, 9]);
+    }
+
+    #[test]
+    fn who_was_never_told_comes_before_who_was() {
+        let mut fair = Fair::default();
+        assert_eq!(arranged(&mut fair, &[1, 2, 9]), [1, 2, 9]);
+        // Seen for the first time, with a number between.
+        assert_eq!(arranged(&mut fair, &[1, 5, 2]), [5, 1, 2]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use pyo3_ffi as c;
 
 use super::call::text;
 use super::error::{R, Raised};
-use super::object::{Obj, PyObject};
+use super::object::{Obj, PyObject, Ref};
 
 /// Named arguments that no parameter took, as (name, value).
 pub type Rest<'a> = Vec<(Obj<'a>, Obj<'a>)>;
@@ -85,6 +85,14 @@ impl<'a> Args<'a> {
         values.iter().enumerate().filter_map(move |(index, value)| {
             kwnames.map(|names| (super::call::tuple_item(names, index), *value))
         })
+    }
+
+    /// Calls `callee` with the same arguments.
+    pub fn pass_on(&self, callee: Obj<'_>) -> R<Ref> {
+        match self.kwnames {
+            Some(names) => callee.call_kw(self.values, names),
+            None => callee.call(self.values),
+        }
     }
 
     /// Whether any argument was passed by name.

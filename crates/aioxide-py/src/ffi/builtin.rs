@@ -75,6 +75,13 @@ pub fn not_implemented() -> Raised {
     Raised::from_indicator()
 }
 
+/// `super(type(object), object)`: its attributes as its type's bases have them.
+pub fn super_of(object: Obj<'_>) -> R<Ref> {
+    // SAFETY: a static of the interpreter.
+    let class = unsafe { Obj::from_ptr((&raw mut c::PySuper_Type).cast()) };
+    class.call(&[object.type_obj(), object])
+}
+
 /// `left // right`.
 pub fn floor_divide(left: Obj<'_>, right: Obj<'_>) -> R<Ref> {
     // SAFETY: both alive.

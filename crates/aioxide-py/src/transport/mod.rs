@@ -2,12 +2,12 @@
 //!
 //! Rooms: `base` (a transport's fields, losing), `open`, `stream` (reading, closing, running what
 //! the core decides), `write`, `class` (the Python type), `surface` and `private` (its methods),
-//! `pipe` and `pipe_class` (what ends of pipes do differently, and their types), `datagram`,
-//! `datagram_send` and `datagram_class` (the same of datagrams),
-//! `report` (fatal errors and what the exception handler is told), `server` (accepting),
-//! `sendfile`, `seldom` (what few transports need), `descriptor` (who closes what), `address`,
-//! `tls` (TLS over any transport). What to do is decided by `aioxide_core::stream`; this room does
-//! the io and calls the protocol.
+//! `inherited` (what programs replace in asyncio's classes), `pipe` and `pipe_class` (what ends of
+//! pipes do differently, and their types), `datagram`, `datagram_send` and `datagram_class` (the
+//! same of datagrams), `report` (fatal errors and what the exception handler is told), `server`
+//! (accepting), `sendfile`, `seldom` (what few transports need), `descriptor` (who closes what),
+//! `address`, `tls` (TLS over any transport). What to do is decided by `aioxide_core::stream`; this
+//! room does the io and calls the protocol.
 //!
 //! Invariants: no borrow is held while Python code runs, so a protocol may close, abort, write,
 //! pause, or replace itself from any callback; a transport is registered with its loop exactly
@@ -21,6 +21,7 @@ mod datagram;
 mod datagram_class;
 mod datagram_send;
 mod descriptor;
+mod inherited;
 mod open;
 mod pipe;
 mod pipe_class;
@@ -49,6 +50,7 @@ use address::Ends;
 pub use class::{build_type, loop_methods};
 pub use clients::build_type as build_clients_type;
 pub use datagram_class::build_type as build_datagram_type;
+pub use inherited::Inherited;
 pub use pipe_class::{build_read_pipe_type, build_write_pipe_type};
 pub use report::{call_handler, log_debug};
 pub use sendfile::build_type as build_file_sender_type;

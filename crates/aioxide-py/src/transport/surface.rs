@@ -66,6 +66,9 @@ const GET_EXTRA_INFO: Signature = Signature {
 };
 
 pub fn get_extra_info(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
+    if let Some(own) = state().asyncio.extra_info.replaced(transport)? {
+        return args.pass_on(own.obj());
+    }
     let [name, default] = args.bind::<2>(&GET_EXTRA_INFO)?;
     let name = name.unwrap_or(none());
     let this = fields(transport);
