@@ -7,36 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import select
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from wire import Recorder, link, on_loop, tcp_pair, turns
+from held import SEEN_S_MAX, arrived, in_busy_turn, segments_sent
+from wire import Recorder, link, on_loop, tcp_pair
 
 routes = pytest.mark.parametrize("route", ["connect-sock", "unix-pair"])
-# What is there takes no time to be seen; this is for the kernel of a busy machine.
-SEEN_S_MAX = 10.0
 # Longer than a write may be held while others' callbacks run.
 LONG_S = 0.003
-
-
-def arrived(peer: Any) -> bytes:
-    """Return what the peer has, in a callback: nothing that is held can come meanwhile."""
-    ready, _, _ = select.select([peer.sock], [], [], SEEN_S_MAX)
-    return peer.sock.recv(1 << 16) if ready else b"nothing came"
-
-
-async def in_busy_turn(body: Callable[[], Any], behind: Callable[[], Any] = lambda: None) -> Any:
-    """Call `body` and `behind` in one turn, in this order; give what `body` returned."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-    loop.call_soon(lambda: done.set_result(body()))
-    loop.call_soon(behind)
-    result = await done
-    await turns(2)
-    return result
 
 
 LOOKS: dict[str, Callable[[Any], Any]] = {
@@ -239,13 +220,6 @@ async def test_paused_and_resumed_in_a_busy_turn(lib: Any) -> None:
         lib.note(protocol.calls)
 
 
-def segments_sent(transport: Any) -> int:
-    """Return the data segments that a TCP connection has sent: `tcpi_data_segs_out`."""
-    sock = transport.get_extra_info("socket")
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
-    return int.from_bytes(info[156:160], "little")
-
-
 @on_loop
 async def test_head_and_body_are_one_segment(lib: Any) -> None:
     """Pieces of a response leave together: in a busy turn, and by who answered in pieces before."""
@@ -267,3 +241,47 @@ async def test_head_and_body_are_one_segment(lib: Any) -> None:
         counts.append(segments_sent(transport) - before)
         if lib.native_loop:
             assert counts[1:] == [1, 1, 1, 1]
+
+
+@on_loop
+async def test_later_writes_of_a_turn_are_one_segment(lib: Any) -> None:
+    """The first of a turn that is not busy leaves at once, the others together."""
+
+    def respond(protocol: Any, *_: Any) -> None:
+        for piece in (b"head", b"body", b"tail"):
+            protocol.transport.write(piece)
+
+    async with link(lambda: Recorder(data_received=respond)) as (transport, _, peer):
+        counts = [segments_sent(transport)]
+        peer.send(b"?")
+        assert await peer.exactly(12) == b"headbodytail"
+        counts.append(segments_sent(transport))
+    async with link() as (transport, _, peer):
+        counts.append(segments_sent(transport))
+        await in_busy_turn(lambda: transport.write(b"one "), lambda: transport.write(b"two"))
+        assert await peer.exactly(7) == b"one two"
+        counts.append(segments_sent(transport))
+    if lib.native_loop:
+        assert [counts[1] - counts[0], counts[3] - counts[2]] == [2, 1]
+
+
+@on_loop
+async def test_who_writes_once_again_is_not_held(lib: Any) -> None:
+    """That a connection wrote in pieces is remembered until it writes in one, and no longer."""
+    pieces = iter([2, 1, 1])
+    seen: list[bytes] = []
+
+    def respond(protocol: Any, *_: Any) -> None:
+        count = next(pieces)
+        for _ in range(count):
+            protocol.transport.write(b"piece ")
+        if protocol.calls.count("DR") == 3:
+            seen.append(arrived(peer))
+
+    async with link(lambda: Recorder(data_received=respond)) as (_, protocol, peer):
+        for count in (2, 1):
+            peer.send(b"?")
+            assert len(await peer.exactly(6 * count)) == 6 * count
+        peer.send(b"?")
+        await protocol.seen("DR", 3)
+        lib.note(seen)
