@@ -14,8 +14,6 @@ from . import harness
 
 # A worker mostly sleeps inside CPython's tests, so that these fit on two cores.
 WORKERS = 3
-# Two runs of a module, each with its restarts, and those that are under way before them.
-VERDICT_SECONDS_MAX = 600.0
 _TOTALS = pytest.StashKey[dict[str, harness.Totals]]()
 
 
@@ -50,7 +48,7 @@ def _no_child_left() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Gives the workers time: each ends by itself, also when its tests hang."""
-    hangs.begin_call(item, VERDICT_SECONDS_MAX)
+    hangs.begin_call(item, harness.VERDICT_SECONDS_MAX)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,8 @@ EXIT_SECONDS_MAX = 60
 RESTART_SECONDS_MAX = 60.0
 # The worker ends its process long before, when a test hangs.
 LINE_SECONDS_MAX = 60.0
+# Two runs of a module, each with its restarts, and those that are under way before them.
+VERDICT_SECONDS_MAX = 600.0
 # More failures than this are not the machine's.
 AGAIN_MAX = 10
 DIED = "the process died or hung"

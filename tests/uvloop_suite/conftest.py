@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import hangs
 from cpython import harness
 
 from . import suite
@@ -17,6 +18,12 @@ _TOTALS = pytest.StashKey[dict[str, harness.Totals]]()
 @pytest.fixture(autouse=True)
 def _no_child_left() -> None:
     """Replaces the rule: workers run across tests; the run that started one waits for its end."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Gives the workers time: each ends by itself, also when its tests hang."""
+    hangs.begin_call(item, harness.VERDICT_SECONDS_MAX)
 
 
 @pytest.fixture(scope="session")
