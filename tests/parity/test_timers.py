@@ -1,9 +1,11 @@
 """call_later, call_at and TimerHandle."""
 
 import asyncio
+import contextvars
 import gc
 import math
 import random
+import threading
 import weakref
 
 import pytest
@@ -180,6 +182,54 @@ def test_cancelled_timer_handles_are_let_go(lib):
     lib.turns(2)
     gc.collect()
     assert not any(ref() for ref in refs)
+
+
+class Last:
+    """Goes with whoever holds it, and does something then."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def __del__(self):
+        self.act()
+
+
+VARIABLE = contextvars.ContextVar("VARIABLE")
+
+
+@pytest.mark.parametrize("name", ["call_soon", "call_later", "stop"])
+def test_what_goes_with_a_cancelled_timer_may_schedule(lib, name):
+    """A loop that is about to sleep hears of it."""
+    loop = lib.loop
+
+    def end(how):
+        lib.note(how)
+        loop.stop()
+
+    acts = {
+        "call_soon": lambda: loop.call_soon(end, name),
+        "call_later": lambda: loop.call_later(0.001, end, name),
+        "stop": lambda: end(name),
+    }
+    context = contextvars.copy_context()
+    context.run(VARIABLE.set, Last(acts[name]))
+    # asyncio lets go of the first one when it takes the second one out.
+    timers = [
+        loop.call_later(1000, callback, context=context),
+        loop.call_later(2000, callback),
+    ]
+    del context
+
+    def cancel():
+        while timers:
+            timers.pop().cancel()
+
+    loop.call_soon(cancel)
+    rescue = threading.Timer(10, loop.call_soon_threadsafe, (end, "woken by somebody else"))
+    rescue.start()
+    loop.run_forever()
+    rescue.cancel()
+    rescue.join()
 
 
 def test_reprs(lib):

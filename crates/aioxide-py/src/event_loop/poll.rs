@@ -98,13 +98,14 @@ impl LoopFields {
     }
 
     /// Whether to look out before falling asleep, for the outcomes of jobs or, if a thread's call
-    /// ended the last sleep, for its next one: then, what remembers how worthwhile that was.
+    /// ended the last sleep, for its next one: then, what remembers how worthwhile that was. Runs
+    /// no Python code: the sleep was planned without what that might schedule.
     fn why_look(&self, timeout: Option<Duration>) -> Option<&RefCell<Spin>> {
         let was_called = self.was_called.take();
         let spin = match (self.jobs.get() > 0, was_called) {
             (false, false) => return None,
             // Who calls by itself has the GIL: not worthwhile if that can't be seen.
-            (false, true) if !gil::is_watched() => return None,
+            (false, true) if !gil::was_found() => return None,
             (false, true) => &self.call_spin,
             (true, _) => &self.spin,
         };

@@ -93,14 +93,14 @@ impl LoopFields {
         }
         let mut discarded = Vec::new();
         let stopping = self.stopping.get();
-        let poll = self.turn.borrow_mut().prepare(
+        let mut poll = self.turn.borrow_mut().prepare(
             &self.inbox,
             stopping,
             Entry::is_cancelled,
             &mut discarded,
         );
         if !discarded.is_empty() {
-            Entry::discard(discarded);
+            poll = self.discard_before(poll, discarded);
         }
         match poll {
             Poll::Skip => {}
@@ -127,6 +127,23 @@ impl LoopFields {
             }
         }
         Ok(())
+    }
+
+    /// Drops what left the timers, which may run anything. No sleep is begun that was planned
+    /// without what that scheduled.
+    #[cold]
+    fn discard_before(&self, poll: Poll, discarded: Vec<Entry>) -> Poll {
+        let plan = || {
+            let turn = self.turn.borrow();
+            let deadline = turn.timers.next_deadline();
+            (turn.ready.len(), deadline, self.stopping.get())
+        };
+        let before = plan();
+        Entry::discard(discarded);
+        match poll {
+            Poll::Wait(_) if plan() != before => Poll::Now,
+            poll => poll,
+        }
     }
 
     /// Runs the handlers of signals that have arrived, in the main thread.

@@ -11,7 +11,7 @@ use super::{Entry, LoopFields, fields};
 use crate::ffi::builtin::add;
 use crate::ffi::call::float;
 use crate::ffi::object::none_ref;
-use crate::ffi::{Args, Obj, R, Raised, Ref};
+use crate::ffi::{Args, Obj, R, Raised, Ref, gil};
 use crate::handle::{self, Callback};
 use crate::state::state;
 use crate::sync::Listener;
@@ -161,7 +161,12 @@ impl LoopFields {
             Ok(None) => Ok(()),
             Ok(Some(owner)) => {
                 self.was_called.set(true);
-                if owner.call() { self.wake() } else { Ok(()) }
+                if owner.call() {
+                    self.wake()?;
+                }
+                // Looked for here, once: the loop, about to sleep, must not.
+                gil::is_watched();
+                Ok(())
             }
             Err(entry) => {
                 drop(entry);

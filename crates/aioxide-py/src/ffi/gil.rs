@@ -32,6 +32,13 @@ pub fn is_watched() -> bool {
     !std::ptr::eq(locked, &raw const NOT_FOUND)
 }
 
+/// Whether [`is_taken`] knows, because somebody asked [`is_watched`] and it was found; any thread.
+#[inline]
+pub fn was_found() -> bool {
+    let locked = LOCKED.load(Ordering::Relaxed);
+    !locked.is_null() && !std::ptr::eq(locked, &raw const NOT_FOUND)
+}
+
 /// Whether a thread has the GIL just now; any thread. Never true where that is not known.
 #[inline]
 pub fn is_taken() -> bool {
