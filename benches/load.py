@@ -189,7 +189,7 @@ def apply(target: str, load: Load, server: Any) -> dict[str, float]:
         client.kill()
         client.communicate()
     if client.returncode != 0:
-        stalled = "no answer for 5 s" if client.returncode == 2 else "the client failed"
+        stalled = "no answer for too long" if client.returncode == 2 else "the client failed"
         raise cases.Failure(complaint(server) or cases.last_line(errors) or stalled)
     if first != "ready\n":
         # The time was over before anybody had an answer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -18,7 +19,10 @@ import pytest
 
 import cases
 import collect
+import environment
 import load
+import loops
+import run
 import store
 
 BENCHES = Path(store.__file__).parent
@@ -54,8 +58,8 @@ def test_what_is_there_is_not_measured_again() -> None:
 
 def test_a_run_is_kept_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "WRITE_S_MIN", 0.0)
-    run = store.Run({"python": "3"}, EFFORT, {}, ["a"], ["x", "y"])
-    keeper = store.Keeper(tmp_path / "it", run)
+    made = store.Run({"python": "3"}, EFFORT, {}, ["a"], ["x", "y"])
+    keeper = store.Keeper(tmp_path / "it", made)
     seen: list[int] = []
 
     def measure(entrant: str, effort: cases.Effort) -> cases.Samples:
@@ -67,13 +71,13 @@ def test_a_run_is_kept_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         return {"wall": [1.0]}
 
     chosen = [case(measure)]
-    collect.collect(chosen, run.here, EFFORT, cells=run.cells, keep=keeper.keep)
+    collect.collect(chosen, made.here, EFFORT, cells=made.cells, keep=keeper.keep)
     assert seen == [1, 1, 2]
     kept = store.read(tmp_path / "it.json")
     # Times are rounded in the file.
-    for cell in (*run.cells.values(), *kept.cells.values()):
+    for cell in (*made.cells.values(), *kept.cells.values()):
         cell.seconds = 0.0
-    assert kept == run
+    assert kept == made
     assert [each.name for each in tmp_path.iterdir()] == ["it.json"]
 
 
@@ -96,47 +100,47 @@ def test_how_long_it_takes_is_told_when_it_is_known() -> None:
 # --- the whole ---
 
 
-def test_a_run_leaves_all_samples(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHES / "run.py"), "--only", "sleep0", "--rounds", "2"]
-    command += ["--loops", "asyncio,aioxide", "--seconds", "0.001", "--results", str(tmp_path)]
-    done = subprocess.run([*command, "--save", "it"], capture_output=True, text=True)
+def test_a_run_leaves_all_samples_and_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHES / "run.py"), "--results", str(tmp_path)]
+    asked = ["--only", "sleep0", "--loops", "asyncio,aioxide", "--seconds", "0.001"]
+    done = subprocess.run(
+        [*command, *asked, "--rounds", "1", "--save", "it"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    saved = json.loads((tmp_path / "it.json").read_text())
-    entrants = {cell["entrant"] for cell in saved["cells"]}
-    assert entrants == {"asyncio", "aioxide", "c-limit"}
-    assert all(len(cell["rounds"]) == 2 for cell in saved["cells"])
+    path = tmp_path / "it.json"
+    saved = json.loads(path.read_text())
+    assert [cell["entrant"] for cell in saved["cells"]] == ["asyncio", "aioxide", "c-limit"]
+    assert all(len(cell["rounds"]) == 1 for cell in saved["cells"])
     assert saved["environment"]["kernel"]
-    assert (tmp_path / "it.md").read_text() in done.stdout
     assert saved["environment"]["libraries"]["httpx"] == importlib.metadata.version("httpx")
+    assert (tmp_path / "it.md").read_text() in done.stdout
     # Without matplotlib a run has no picture, and says so.
     drawn = {"it.svg", "it.png"} if importlib.util.find_spec("matplotlib") else set()
     assert {each.name for each in tmp_path.iterdir()} == {"it.json", "it.md"} | drawn
 
-
-def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHES / "run.py"), "--results", str(tmp_path)]
-    asked = ["--only", "sleep0", "--loops", "asyncio,aioxide", "--seconds", "0.001", "--save", "it"]
-    subprocess.run([*command, *asked, "--rounds", "1"], capture_output=True, check=True)
-    path = tmp_path / "it.json"
-    saved = json.loads(path.read_text())
-    first = saved["cells"].pop(0)
+    lost = saved["cells"].pop(0)["entrant"]
     saved["effort"]["rounds"] = 2
     path.write_text(json.dumps(saved))
     done = subprocess.run([*command, "--resume", str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    later = json.loads(path.read_text())
-    assert later["environment"]["sittings"] == 2
     assert "in 2 sittings" in done.stdout
+    later = json.loads(path.read_text())
     rounds = {cell["entrant"]: cell["rounds"] for cell in later["cells"]}
     assert [len(each) for each in rounds.values()] == [2, 2, 2]
     kept = {cell["entrant"]: cell["rounds"][0] for cell in saved["cells"]}
-    assert kept == {name: each[0] for name, each in rounds.items() if name != first["entrant"]}
-    # What was measured elsewhere is not mixed with it.
-    later["environment"]["cpu"] = "another"
-    path.write_text(json.dumps(later))
-    done = subprocess.run([*command, "--resume", str(path)], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "cpu: another then" in done.stderr
+    assert kept == {name: each[0] for name, each in rounds.items() if name != lost}
+
+
+def test_a_run_goes_on_in_its_environment_only(tmp_path: Path) -> None:
+    path = tmp_path / "it.json"
+    record = environment.record([loops.CONTROL])
+    store.write(path.with_suffix(""), store.Run(record, EFFORT, {}, ["sleep0"], [loops.CONTROL]))
+    options = argparse.Namespace(resume=path)
+    assert run.start(options).record["sittings"] == 2
+    before = {**record, "cpu": "another"}
+    store.write(path.with_suffix(""), store.Run(before, EFFORT, {}, ["sleep0"], [loops.CONTROL]))
+    with pytest.raises(SystemExit, match="cpu: another then"):
+        run.start(options)
 
 
 def test_ctrl_c_ends_a_run_that_can_go_on(tmp_path: Path) -> None:
