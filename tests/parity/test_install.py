@@ -123,6 +123,9 @@ loop.close()
     "isolated_test_case": """
 import unittest
 class Case(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self):
+        # Debug mode is on, and tells of whatever a busy machine makes slow.
+        asyncio.get_running_loop().slow_callback_duration = 1000
     async def test(self):
         note(await main())
 done = unittest.TextTestRunner(stream=open("/dev/null", "w")).run(
