@@ -9,8 +9,8 @@ Use it in one of three ways:
 Everything public in asyncio is here as well, so `import aioxide as asyncio` works. The layers, from
 the bottom: `_aioxide` (native: loop, tasks, futures, handles, transports, primitives), `loop` and
 its mixins (control plane: what happens once per loop or connection), `primitives` (which names are
-native, and where asyncio keeps them), `runner` and `installing` (how a program comes to its loop),
-and this file (names only). What few programs need is read when they ask for it.
+native, and where asyncio keeps them), `installing` (how a program comes to its loop), and this
+file (names only). What few programs need is read when they ask for it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ from . import _support  # first of all: it says what is missing
 import asyncio as _asyncio
 import sys as _sys
 
-from . import _aioxide, _types, parts, primitives
+from . import _aioxide, parts, primitives
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any as _Any
 
-_types.bind(_aioxide.Future, _asyncio.Future)
-_types.bind(_aioxide.Task, _asyncio.Task)
 primitives.bind()
 _aioxide._note_made()
 if _sys.version_info < (3, 14):
@@ -48,9 +46,9 @@ from ._aioxide import Task as Task  # noqa: E402
 from ._aioxide import TimerHandle as TimerHandle  # noqa: E402
 from ._aioxide import __version__ as __version__  # noqa: E402
 from .loop import Loop as Loop  # noqa: E402
+from .loop import Runner as Runner  # noqa: E402
 from .loop import new_event_loop as new_event_loop  # noqa: E402
-from .runner import Runner as Runner  # noqa: E402
-from .runner import run as run  # noqa: E402
+from .loop import run as run  # noqa: E402
 
 #: Name -> the module that has it, of what is read at its first use.
 _LATER = {

@@ -4,16 +4,23 @@
 them into asyncio's own modules, so that libraries get them unchanged. One table says what goes
 where. Only asyncio's own objects are replaced: what somebody else has put in a place stays there.
 
-A native class is a subclass of the class that it replaces, and answers instance checks for it
-(`_types.py`), so both may be in use side by side.
+A native class is a subclass of the class that it replaces, and not the other way round: a stock
+`asyncio.Future` (or what `asyncio.gather` returns) is no instance of the native one by inheritance.
+Programs that write `import aioxide as asyncio` ask exactly that question, hence native types answer
+for asyncio's classes, and objects of both may be in use side by side. Subclasses that users derive
+from them answer for themselves, as usual. Native types are abstract base classes for that, with a
+`__subclasshook__`: a user's class may have them and other abstract classes or protocols as bases,
+as it may with asyncio's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from _abc import _abc_init  # type: ignore[import-not-found]
+from abc import ABCMeta
 
-from . import _aioxide, _types
+from . import _aioxide
 from .parts import read
 
 TYPE_CHECKING = False
@@ -98,12 +105,36 @@ def _stock(name: str) -> Any:
 STOCK: dict[str, Any] = {name: _stock(name) for name in TABLE}
 
 
+#: Native type -> the asyncio class it answers for; filled at import.
+_answers_for: dict[type, type] = {}
+
+
+def _answer(cls: type, subclass: type) -> Any:
+    """Be the `__subclasshook__` of native types, and of what is derived from them."""
+    stock = _answers_for.get(cls)
+    return NotImplemented if stock is None else issubclass(subclass, stock)
+
+
+_HOOK: Any = classmethod(_answer)
+
+
+def answer_for(native: Any, stock: type) -> None:
+    """Let the native type `native` answer instance checks for asyncio's class `stock`."""
+    _aioxide._set_metaclass(native, ABCMeta)
+    # What the metaclass does for a class that it makes.
+    _abc_init(native)
+    native.__subclasshook__ = _HOOK
+    _answers_for[native] = stock
+
+
 def bind() -> None:
     """Let native classes answer instance checks for asyncio's. Called once, at import."""
+    answer_for(_aioxide.Future, asyncio.Future)
+    answer_for(_aioxide.Task, asyncio.Task)
     for name, native in COMPILED.items():
         stock = STOCK[name]
         if isinstance(native, type) and isinstance(stock, type):
-            _types.bind(native, stock)
+            answer_for(native, stock)
 
 
 def _exchange(name: str, old: Any, new: Any) -> None:
