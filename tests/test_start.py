@@ -19,7 +19,11 @@ from aioxide import parts
 def output(program: str) -> list[str]:
     """Run a program text in an interpreter of its own; give the words that it prints."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.split()

@@ -20,7 +20,9 @@ def find_pythons(tmp_path: Path, *named: str | Path) -> subprocess.CompletedProc
         "PYENV_ROOT": str(tmp_path),
     }
     command = [sys.executable, "-I", str(ROOT / "tools" / "pythons.py")]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, check=False, timeout=200
+    )
 
 
 def script(path: Path, text: str) -> Path:
@@ -58,7 +60,12 @@ def test_servers_are_no_condition(tmp_path: Path) -> None:
     command = ["/bin/sh", str(ROOT / "tools" / "servers")]
     # Its own folders are looked at too, so what is missing depends on the machine.
     said = subprocess.run(
-        command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
+        command,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
     )
     assert said.stdout == "" or "their tests will be skipped" in said.stdout
     assert said.stderr == ""
@@ -66,7 +73,9 @@ def test_servers_are_no_condition(tmp_path: Path) -> None:
 
 def test_make_alone_lists_the_verbs() -> None:
     env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    listed = subprocess.run(["make"], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["make"], cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=200
+    )
     verbs = set(re.findall(r"^  ([a-z-]+) +\S", listed.stdout, re.MULTILINE))
     promised = {"dev", "demo", "test", "test-all", "lint", "miri", "loom", "fuzz", "bench", "docs"}
     assert promised <= verbs

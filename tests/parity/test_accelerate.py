@@ -124,7 +124,11 @@ def native():
 )
 def test_install(code, expected):
     done = subprocess.run(
-        [sys.executable, "-c", PLACES + code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PLACES + code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert done.stdout.strip() == str(expected), done.stderr
 
@@ -154,6 +158,7 @@ def test_command_line(tmp_path, options, expected):
         capture_output=True,
         text=True,
         check=True,
+        timeout=60,
     )
     assert done.stdout.splitlines() == [f"[{expected}]"] * 2, done.stderr
     code = "import sys; print(sys.argv)"
@@ -162,5 +167,6 @@ def test_command_line(tmp_path, options, expected):
         capture_output=True,
         text=True,
         check=True,
+        timeout=60,
     )
     assert done.stdout.strip() == "['-c', '--no-accelerate']"

@@ -80,6 +80,7 @@ def test_debug_by_environment(lib, value, option):
         env={**os.environ, "PYTHONASYNCIODEBUG": value},
         capture_output=True,
         text=True,
+        timeout=60,
     )
     lib.note(done.stdout, done.stderr)
 

@@ -81,13 +81,13 @@ def test_submodules(aioxide):
     for name in loaded:
         assert getattr(aioxide, name) is getattr(asyncio, name), name
     code += "".join(f"asyncio.{n}\n" for n in loaded if n not in ("__main__",))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
 def test_star_import():
     code = "from aioxide import *\nrun(sleep(0))\nprint(Queue, TaskGroup, timeout, install)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 

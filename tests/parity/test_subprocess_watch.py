@@ -232,7 +232,7 @@ def test_as_pid_1(lib: Any) -> None:
     options = ["--pid", "--fork", "--mount-proc"]
     if unshare is None:
         pytest.skip("no unshare here")
-    if subprocess.run([unshare, *options, "true"], capture_output=True).returncode:
+    if subprocess.run([unshare, *options, "true"], capture_output=True, timeout=60).returncode:
         pytest.skip("making a pid namespace is not permitted here")
     text = f"import {lib.module.__name__} as LIB\n{PID_ONE}"
     done = subprocess.run(

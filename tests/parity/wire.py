@@ -364,6 +364,8 @@ def compile_shim(text: str, folder: pathlib.Path) -> str:
     source, library = folder / "shim.c", folder / "shim.so"
     source.write_text(text)
     subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", str(source), "-o", str(library), "-ldl"], check=True
+        [compiler, "-shared", "-fPIC", "-O1", str(source), "-o", str(library), "-ldl"],
+        check=True,
+        timeout=60,
     )
     return str(library)
