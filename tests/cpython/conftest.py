@@ -45,10 +45,11 @@ def _no_child_left() -> None:
     """Replaces the rule: workers run across tests; the run that started one waits for its end."""
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_call(item: pytest.Item) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
     """Gives the workers time: each ends by itself, also when its tests hang."""
-    hangs.begin_call(item, harness.VERDICT_SECONDS_MAX)
+    hangs.begin_call(pyfuncitem, harness.VERDICT_SECONDS_MAX)
+    return (yield)
 
 
 @pytest.fixture(scope="session")
