@@ -58,15 +58,19 @@ async def test_connections_are_sent_to_in_the_order_of_their_writes(lib: Any) ->
 
 
 @routes
+@pytest.mark.parametrize("pieces", [True, False])
 @on_loop
-async def test_more_than_is_held_leaves_at_once(lib: Any, route: str) -> None:
+async def test_more_than_is_held_leaves_at_once(lib: Any, route: str, pieces: bool) -> None:
     """More than 64 KiB are not held, whatever the limits; what is written then is, again."""
     async with link(route=route) as (transport, protocol, peer):
         transport.set_write_buffer_limits(high=1 << 24)
 
         def body() -> Any:
-            transport.write(bytes(40_000))
-            transport.write(bytes(40_000))
+            if pieces:
+                transport.write(bytes(40_000))
+                transport.write(bytes(40_000))
+            else:
+                transport.writelines([bytes(80_000)])
             seen = bool(select.select([peer.sock], [], [], SEEN_S_MAX)[0])
             transport.write(b"end")
             return seen
@@ -78,9 +82,10 @@ async def test_more_than_is_held_leaves_at_once(lib: Any, route: str) -> None:
 
 
 @routes
+@pytest.mark.parametrize("size", [5, 70_000])
 @on_loop
-async def test_held_while_the_kernel_has_no_room(lib: Any, route: str) -> None:
-    """What can't leave at the end of the turn leaves when there is room."""
+async def test_held_while_the_kernel_has_no_room(lib: Any, route: str, size: int) -> None:
+    """What can't leave, held or too much for that, leaves when there is room."""
     async with link(route=route) as (transport, _, peer):
         sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
         filled = 0
@@ -94,12 +99,12 @@ async def test_held_while_the_kernel_has_no_room(lib: Any, route: str) -> None:
                     pass
 
         def body() -> None:
-            transport.write(b"held ")
+            transport.writelines([bytes(size)])
             transport.write(b"back")
 
         await in_busy_turn(body)
         assert len(await peer.exactly(filled)) == filled
-        lib.note(await peer.exactly(9))
+        lib.note((await peer.exactly(size + 4))[-5:])
 
 
 @on_loop
