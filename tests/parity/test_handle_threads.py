@@ -91,6 +91,40 @@ def test_those_who_wait_go_on_when_the_callback_raises(lib: Any) -> None:
     lib.turns()
 
 
+def test_no_two_of_those_who_wait_are_inside_at_once(lib: Any) -> None:
+    """One of them runs the callback once more; what the others ask is answered before or after."""
+    for _ in range(5):
+        meeting = Meeting(lib, 3)
+
+        def callback(meeting: Meeting = meeting) -> None:
+            meeting.log.append("begins")
+            if meeting.log.count("begins") == 1:
+                meeting.running.set()
+                for _ in range(meeting.asks):
+                    meeting.asked.acquire()
+            for _ in range(CHANCES):
+                time.sleep(0)
+            meeting.log.append("ends")
+
+        meeting.callback = lambda last: callback()  # type: ignore[method-assign]
+        meeting.hold("_run", "cancelled", "cancelled")
+        begun = [place for place, word in enumerate(meeting.log) if word == "begins"]
+        lib.note([meeting.log[place + 1] for place in begun], len(meeting.log))
+
+
+def test_a_handle_that_is_made_by_hand(lib: Any) -> None:
+    """It lets one thread in at a time, as those that loops make."""
+    meeting = Meeting(lib)
+    made = lib.loop.call_soon_threadsafe(int)
+    lib.turns()
+    meeting.handle = type(made)(meeting.callback, (), lib.loop)
+    runner = threading.Thread(target=meeting.handle._run)
+    runner.start()
+    meeting.ask("cancelled")
+    runner.join()
+    lib.note(meeting.log)
+
+
 def test_a_look_at_the_flag_does_not_wait(lib: Any) -> None:
     """`_cancelled`, which asyncio's own loop looks at, is no question."""
     meeting = Meeting(lib, 0)

@@ -3,17 +3,12 @@
 //! May touch: the memory of queue objects. Invariant: the fields are written before anybody sees
 //! the object and dropped once, in `tp_dealloc`.
 
-use std::ffi::c_int;
-
-use pyo3_ffi as c;
-
 use super::jobs::{Jobs, Submitted};
 use crate::ffi::call::{import, uint};
-use crate::ffi::class::{Class, Visitor, noargs, onearg, varargs};
+use crate::ffi::class::{Visitor, noargs, onearg, varargs};
 use crate::ffi::object::{boolean, none_ref};
-use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, error, layout};
-
-const OFFSET: usize = size_of::<PyObject>();
+use crate::ffi::values::{self, OFFSET, Values};
+use crate::ffi::{Args, Obj, R, Raised, Ref, layout};
 
 fn fields<'a>(queue: Obj<'a>) -> &'a Jobs {
     // SAFETY: only instances of this module's final type come here.
@@ -81,67 +76,23 @@ fn qsize(queue: Obj<'_>) -> R<Ref> {
     uint(fields(queue).len() as u64)
 }
 
-// ---- life cycle ---------------------------------------------------------------------------------
+impl Values for Jobs {
+    fn visit(&self, visitor: &mut Visitor) {
+        Jobs::visit(self, visitor);
+    }
 
-unsafe extern "C" fn new(
-    class: *mut c::PyTypeObject,
-    _args: *mut PyObject,
-    _kwargs: *mut PyObject,
-) -> *mut PyObject {
-    error::guard(|| {
-        // SAFETY: a ready type of ours.
-        let queue = unsafe { Ref::steal(c::PyType_GenericAlloc(class, 0)) }?;
-        let place = std::ptr::from_ref(fields(queue.obj())).cast_mut();
-        // SAFETY: fresh memory of the type's size; nobody has seen the object, and nothing that
-        // could start a collection happened since it was allocated.
-        unsafe { place.write(Jobs::default()) };
-        Ok(queue)
-    })
-}
-
-unsafe extern "C" fn traverse(
-    queue: *mut PyObject,
-    visit: c::visitproc,
-    arg: *mut std::ffi::c_void,
-) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    let queue = unsafe { Obj::from_ptr(queue) };
-    let mut visitor = Visitor::new(visit, arg);
-    visitor.visit(queue.type_ptr().cast());
-    fields(queue).visit(&mut visitor);
-    visitor.status()
-}
-
-unsafe extern "C" fn clear(queue: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    fields(unsafe { Obj::from_ptr(queue) }).clear();
-    0
-}
-
-unsafe extern "C" fn dealloc(queue: *mut PyObject) {
-    // SAFETY: an instance without references left; its fields were written by `new`.
-    unsafe {
-        let class = c::Py_TYPE(queue);
-        c::PyObject_GC_UnTrack(queue.cast());
-        clear(queue);
-        std::ptr::from_ref(fields(Obj::from_ptr(queue)))
-            .cast_mut()
-            .drop_in_place();
-        crate::future::free_instance(queue, class);
+    fn clear(&self) {
+        Jobs::clear(self);
     }
 }
 
 /// Creates the type.
 pub fn build_type() -> R<Ref> {
-    Class::new(c"aioxide._aioxide.JobQueue", OFFSET + size_of::<Jobs>())
+    values::public_class::<Jobs>(c"aioxide._aioxide.JobQueue")
         .doc(
             c"JobQueue()\n--\n\n\
               The work queue of an executor whose jobs may come from, and answer to, a loop.",
         )
-        .slot(c::Py_tp_new, new as *mut _)
-        .slot(c::Py_tp_traverse, traverse as *mut _)
-        .slot(c::Py_tp_clear, clear as *mut _)
-        .slot(c::Py_tp_dealloc, dealloc as *mut _)
         .methods([
             noargs!(
                 c"work",

@@ -14,7 +14,6 @@
 //! looks were good for, with it. Invariant: one thread at a time looks out for a loop's answers.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::c_int;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,12 +23,11 @@ use pyo3_ffi as c;
 
 use super::fields;
 use crate::ffi::call::float;
-use crate::ffi::class::{Class, Visitor, noargs, onearg};
+use crate::ffi::class::{Visitor, noargs, onearg};
 use crate::ffi::object::{boolean, none_ref};
-use crate::ffi::{Obj, PyObject, R, Ref, gil, layout, park};
+use crate::ffi::values::{self, OFFSET, Values};
+use crate::ffi::{Obj, R, Ref, gil, layout, park};
 use crate::state::state;
-
-const OFFSET: usize = size_of::<PyObject>();
 
 /// What the threads that ask one loop for something share.
 #[derive(Default)]
@@ -53,17 +51,11 @@ fn lookout_of<'a>(lookout: Obj<'a>) -> &'a Lookout {
 
 /// `loop._lookout()`.
 pub fn create(event_loop: Obj<'_>) -> R<Ref> {
-    let class = state().types.lookout.ptr().cast();
-    // SAFETY: a ready type of ours.
-    let lookout = unsafe { Ref::steal(c::PyType_GenericAlloc(class, 0)) }?;
-    let place = std::ptr::from_ref(lookout_of(lookout.obj())).cast_mut();
-    let fields = Lookout {
+    let lookout = Lookout {
         is_called: AtomicBool::new(false),
         askers: Rc::clone(&fields(event_loop).askers),
     };
-    // SAFETY: fresh memory of the type's size, which nobody has seen.
-    unsafe { place.write(fields) };
-    Ok(lookout)
+    values::allocate(state().types.lookout.obj(), lookout)
 }
 
 /// `lookout.call(future)`: the outcome is there.
@@ -123,37 +115,17 @@ impl Askers {
     }
 }
 
-unsafe extern "C" fn traverse(
-    lookout: *mut PyObject,
-    visit: c::visitproc,
-    arg: *mut std::ffi::c_void,
-) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    let class = unsafe { Obj::from_ptr(lookout) }.type_ptr();
-    let mut visitor = Visitor::new(visit, arg);
-    visitor.visit(class.cast());
-    visitor.status()
-}
+impl Values for Lookout {
+    fn visit(&self, _visitor: &mut Visitor) {}
 
-unsafe extern "C" fn dealloc(lookout: *mut PyObject) {
-    // SAFETY: an instance without references left; its fields were written by `create`.
-    unsafe {
-        let class = c::Py_TYPE(lookout);
-        c::PyObject_GC_UnTrack(lookout.cast());
-        std::ptr::from_ref(lookout_of(Obj::from_ptr(lookout)))
-            .cast_mut()
-            .drop_in_place();
-        crate::future::free_instance(lookout, class);
-    }
+    fn clear(&self) {}
 }
 
 /// Creates the type.
 pub fn build_type() -> R<Ref> {
-    Class::new(c"aioxide._aioxide.Lookout", OFFSET + size_of::<Lookout>())
+    values::class::<Lookout>(c"aioxide._aioxide.Lookout")
         .doc(c"Looks out for the outcome of what a thread asked a loop for. Made by loops.")
         .flags(c::Py_TPFLAGS_DISALLOW_INSTANTIATION)
-        .slot(c::Py_tp_traverse, traverse as *mut _)
-        .slot(c::Py_tp_dealloc, dealloc as *mut _)
         .methods([
             onearg!(c"call", call, c"($self, future, /)\nThe outcome is there."),
             noargs!(

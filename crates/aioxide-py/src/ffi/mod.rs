@@ -36,6 +36,7 @@ pub mod socket;
 pub mod stock;
 pub mod stop;
 pub mod trash;
+pub mod values;
 pub mod weak;
 
 pub use args::{Args, Signature};

@@ -4,17 +4,15 @@
 //! May touch: the memory of such objects. Invariants: the fields lie right behind the object's
 //! head; all-zero memory is a valid instance; nothing but its references has to be dropped.
 
-use std::ffi::{c_int, c_void};
-
 use pyo3_ffi as c;
 
 use super::class::{Class, Visitor};
-use super::object::{Obj, PyObject, Slot};
-use super::{layout, trash};
+use super::object::{PyObject, Slot};
+use super::trash;
+use super::values::{Values, clear, traverse};
 use crate::future::free_instance;
 
-/// Where the fields begin.
-pub const OFFSET: usize = size_of::<PyObject>();
+pub use super::values::OFFSET;
 
 /// The fields of such an object.
 pub trait References: 'static {
@@ -30,26 +28,14 @@ pub fn class<T: References>(name: &'static std::ffi::CStr) -> Class {
         .slot(c::Py_tp_dealloc, dealloc::<T> as *mut _)
 }
 
-unsafe extern "C" fn traverse<T: References>(
-    object: *mut PyObject,
-    visit: c::visitproc,
-    arg: *mut c_void,
-) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    let object = unsafe { Obj::from_ptr(object) };
-    let mut visitor = Visitor::new(visit, arg);
-    visitor.visit(object.type_ptr().cast());
-    // SAFETY: an instance of a type that was built for `T`.
-    let fields: &T = unsafe { layout::fields(object.ptr(), OFFSET) };
-    fields.each(|slot| visitor.slot(slot));
-    visitor.status()
-}
+impl<T: References> Values for T {
+    fn visit(&self, visitor: &mut Visitor) {
+        self.each(|slot| visitor.slot(slot));
+    }
 
-unsafe extern "C" fn clear<T: References>(object: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live instance of a type that was built for `T`.
-    let fields: &T = unsafe { layout::fields(object, OFFSET) };
-    fields.each(Slot::clear);
-    0
+    fn clear(&self) {
+        self.each(Slot::clear);
+    }
 }
 
 unsafe extern "C" fn dealloc<T: References>(object: *mut PyObject) {

@@ -10,14 +10,14 @@
 //! `tp_dealloc`. Everything else that a caller adds is in `others`, a `WeakSet` made for it.
 
 use std::cell::RefCell;
-use std::ffi::{c_int, c_void};
 
 use pyo3_ffi as c;
 
 use super::base;
 use crate::ffi::call::{import, list};
-use crate::ffi::class::{Class, Visitor, noargs, onearg};
+use crate::ffi::class::{Visitor, noargs, onearg};
 use crate::ffi::object::none_ref;
+use crate::ffi::values::{self, OFFSET, Values};
 use crate::ffi::{Obj, PyObject, R, Ref, Slot, builtin, error, layout};
 use crate::state::state;
 
@@ -27,8 +27,6 @@ struct Fields {
     places: RefCell<Vec<*mut PyObject>>,
     others: Slot,
 }
-
-const OFFSET: usize = size_of::<PyObject>();
 
 fn fields<'a>(clients: Obj<'a>) -> &'a Fields {
     // SAFETY: only instances of this module's final type come here.
@@ -126,22 +124,16 @@ fn len(clients: Obj<'_>) -> R<usize> {
     Ok(this.places.borrow().len() + others)
 }
 
-// ---- life cycle ---------------------------------------------------------------------------------
+// ---- the type -----------------------------------------------------------------------------------
 
-unsafe extern "C" fn new(
-    class: *mut c::PyTypeObject,
-    _args: *mut PyObject,
-    _kwargs: *mut PyObject,
-) -> *mut PyObject {
-    error::guard(|| {
-        // SAFETY: a ready type of ours.
-        let clients = unsafe { Ref::steal(c::PyType_GenericAlloc(class, 0)) }?;
-        let place = std::ptr::from_ref(fields(clients.obj())).cast_mut();
-        // SAFETY: fresh memory of the type's size; nobody has seen the object, and nothing that
-        // could start a collection happened since it was allocated.
-        unsafe { place.write(Fields::default()) };
-        Ok(clients)
-    })
+impl Values for Fields {
+    fn visit(&self, visitor: &mut Visitor) {
+        visitor.slot(&self.others);
+    }
+
+    fn clear(&self) {
+        self.others.clear();
+    }
 }
 
 unsafe extern "C" fn length(clients: *mut PyObject) -> c::Py_ssize_t {
@@ -160,47 +152,10 @@ unsafe extern "C" fn iterate(clients: *mut PyObject) -> *mut PyObject {
     error::guard(|| builtin::iter(copy(clients)?.obj()))
 }
 
-unsafe extern "C" fn traverse(
-    clients: *mut PyObject,
-    visit: c::visitproc,
-    arg: *mut c_void,
-) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    let clients = unsafe { Obj::from_ptr(clients) };
-    let mut visitor = Visitor::new(visit, arg);
-    visitor.visit(clients.type_ptr().cast());
-    visitor.slot(&fields(clients).others);
-    visitor.status()
-}
-
-unsafe extern "C" fn clear(clients: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    fields(unsafe { Obj::from_ptr(clients) }).others.clear();
-    0
-}
-
-unsafe extern "C" fn dealloc(clients: *mut PyObject) {
-    // SAFETY: an instance without references left, so no transport is on the list; its fields were
-    // written by `new`.
-    unsafe {
-        let class = c::Py_TYPE(clients);
-        c::PyObject_GC_UnTrack(clients.cast());
-        clear(clients);
-        std::ptr::from_ref(fields(Obj::from_ptr(clients)))
-            .cast_mut()
-            .drop_in_place();
-        crate::future::free_instance(clients, class);
-    }
-}
-
 /// Creates the type.
 pub fn build_type() -> R<Ref> {
-    Class::new(c"aioxide._aioxide.Clients", OFFSET + size_of::<Fields>())
+    values::public_class::<Fields>(c"aioxide._aioxide.Clients")
         .doc(c"Clients()\n--\n\nThe transports of a server, as a weak set.")
-        .slot(c::Py_tp_new, new as *mut _)
-        .slot(c::Py_tp_traverse, traverse as *mut _)
-        .slot(c::Py_tp_clear, clear as *mut _)
-        .slot(c::Py_tp_dealloc, dealloc as *mut _)
         .slot(c::Py_tp_iter, iterate as *mut _)
         .slot(c::Py_sq_length, length as *mut _)
         .methods([
