@@ -219,3 +219,64 @@ def test_context_of_a_callback_that_raises(lib):
     lib.loop.call_soon(lambda: lib.note(var.get()))
     lib.turns()
     lib.note(context_of(handle)[var], [each["exception"] for each in told])
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_the_context_of_a_done_callback_that_was_shown(lib, place):
+    future = lib.loop.create_future()
+    seen = []
+
+    def callback(value):
+        def call(_done):
+            seen.append((value, var.get()))
+            var.set(value)
+
+        return call
+
+    for value in range(3):
+        var.set(f"before {value}")
+        future.add_done_callback(callback(value))
+    var.set("later")
+    shown = [context for _, context in future._callbacks]
+    lib.note([context[var] for context in shown], len(set(map(id, shown))))
+    lib.note([one is two for one, (_, two) in zip(shown, future._callbacks, strict=True)])
+    lib.note(future.remove_done_callback(future._callbacks[place][0]))
+    lib.note([shown.index(context) for _, context in future._callbacks])
+    future.set_result(None)
+    lib.turns()
+    lib.note(seen, [context[var] for context in shown])
+
+
+def test_done_callbacks_have_contexts_of_their_own(lib):
+    future, kept, seen = lib.loop.create_future(), [], []
+
+    def call(done):
+        seen.append(var.get())
+        kept.append((var.set(f"by {len(seen)}"), contextvars.copy_context()))
+
+    for value in range(4):
+        var.set(value)
+        future.add_done_callback(call)
+    given = contextvars.copy_context()
+    given.run(var.set, "given")
+    future.add_done_callback(call, context=given)
+    var.set("later")
+    future.set_result(None)
+    lib.turns()
+    future.add_done_callback(call)
+    var.set("too late")
+    lib.turns()
+    lib.note(seen, var.get(), given[var], [context[var] for _, context in kept])
+    lib.note(future.remove_done_callback(call), [token.old_value for token, _ in kept])
+
+
+def test_equal_done_callbacks_in_one_context_are_removed_together(lib):
+    future, called = lib.loop.create_future(), []
+    for callback in (called.append, called.extend, called.append):
+        future.add_done_callback(callback)
+    lib.note(future.remove_done_callback(called.append), len(future._callbacks))
+    future.remove_done_callback(called.extend)
+    future.add_done_callback(called.append)
+    future.cancel()
+    lib.turns()
+    lib.note(len(called))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import random
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -169,6 +171,23 @@ def test_the_list_grows_and_shrinks(lib: Any) -> None:
             lib.note(await queue.get(), len(queue._queue), sys.getsizeof(queue._queue))
         queue.put_nowait(1)
         lib.note(queue._queue)
+
+    lib.run(main)
+
+
+def test_what_is_taken_out_is_let_go(lib: Any) -> None:
+    async def main() -> None:
+        queue: asyncio.PriorityQueue[Any] = asyncio.PriorityQueue()
+        watched = []
+        for number in range(100):
+            item = Reflected(-number, [])
+            watched.append(weakref.ref(item))
+            await queue.put(item)
+        while not queue.empty():
+            item = await queue.get()
+        del item
+        gc.collect()
+        lib.note([watch() for watch in watched])
 
     lib.run(main)
 

@@ -17,6 +17,23 @@ pub fn copy_current() -> R<Ref> {
     unsafe { Ref::steal(c::PyContext_CopyCurrent()) }
 }
 
+/// What a field for contexts can hold in the place of `copy_current()`: perhaps only variables.
+#[inline(always)]
+pub fn copy_current_lightly() -> R<Ref> {
+    match light().and_then(Light::current_variables) {
+        Some(variables) => Ok(variables),
+        None => copy_current(),
+    }
+}
+
+/// The context with the variables, if only those are held; otherwise what is held.
+pub fn made_real(held: Ref) -> R<Ref> {
+    match light() {
+        Some(light) if light.is_variables(held.obj()) => light.context_of(held),
+        _ => Ok(held),
+    }
+}
+
 /// `context.copy()`. TypeError for anything that is not a context.
 pub fn copy(context: Obj<'_>) -> R<Ref> {
     // SAFETY: alive; anything else than a context is refused with an error.
@@ -63,10 +80,7 @@ impl ContextSlot {
     pub fn new(given: Option<Obj<'_>>) -> R<ContextSlot> {
         let held = match given {
             Some(given) if !given.is_none() => given.to_ref(),
-            _ => match light().and_then(Light::current_variables) {
-                Some(variables) => variables,
-                None => copy_current()?,
-            },
+            _ => copy_current_lightly()?,
         };
         Ok(ContextSlot(Slot::holding(held)))
     }

@@ -126,7 +126,7 @@ fn add_done_callback(future: Obj<'_>, args: Args<'_>) -> R<Ref> {
     }
     let run_context = match given {
         Some(given) => given.to_ref(),
-        None => context::copy_current()?,
+        None => context::copy_current_lightly()?,
     };
     let waiter = Waiter {
         target: callback.to_ref(),
@@ -202,7 +202,7 @@ fn get_callbacks(future: Obj<'_>) -> R<Ref> {
     let this = fields(future);
     ensure_initialised(this)?;
     let mut items = Vec::new();
-    while let Some(waiter) = this.waiter_at(items.len()) {
+    while let Some(waiter) = this.shown_waiter_at(items.len())? {
         let (target, ctx) = waiter.callable()?;
         items.push(tuple(&[target.obj(), ctx.obj()])?);
     }

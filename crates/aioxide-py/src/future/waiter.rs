@@ -25,7 +25,7 @@ pub struct Waiter {
 pub enum How {
     /// A native task: by its next step.
     Step,
-    /// A callable: `target(future)` in this context.
+    /// A callable: `target(future)` in this context, of which there may be only the variables.
     Call(Ref),
     /// A native object: by its kind's own function, without a Handle.
     Tell(Listener),
@@ -38,7 +38,7 @@ impl Waiter {
     /// What Python code is shown of this waiter: a callable and its context.
     pub fn callable(&self) -> R<(Ref, Ref)> {
         Ok(match &self.how {
-            How::Call(run_context) => (self.target.clone(), run_context.clone()),
+            How::Call(held) => (self.target.clone(), context::made_real(held.clone())?),
             How::Step => {
                 let task = self.target.obj();
                 let run_context = task::context_of(task)?;
@@ -150,6 +150,42 @@ impl FutureFields {
         let found = more.as_ref().and_then(|more| more.get(later)).cloned();
         self.more.set(more);
         found
+    }
+
+    /// As `waiter_at`, for showing: a callable that had only variables has the context from now on
+    /// in which it will run.
+    pub(super) fn shown_waiter_at(&self, index: usize) -> R<Option<Waiter>> {
+        let waiter = self.waiter_at(index);
+        let Some(How::Call(held)) = waiter.as_ref().map(|waiter| &waiter.how) else {
+            return Ok(waiter);
+        };
+        let real = context::made_real(held.clone())?;
+        if !real.obj().is(held.obj()) {
+            self.replace_context(index, held, real);
+        }
+        Ok(self.waiter_at(index))
+    }
+
+    /// Replaces the context of the callable at `index`, if that has not changed meanwhile.
+    fn replace_context(&self, index: usize, held: &Ref, real: Ref) {
+        let mut later = index;
+        if !self.waiter().is_empty() {
+            if index == 0 {
+                if self.waiter_context().ptr() == held.ptr() {
+                    self.waiter_context().set(Some(real));
+                }
+                return;
+            }
+            later = index - 1;
+        }
+        let mut more = self.more.take();
+        let waiter = more.as_mut().and_then(|more| more.get_mut(later));
+        let replaced = match waiter.map(|waiter| &mut waiter.how) {
+            Some(How::Call(there)) if there.obj().is(held.obj()) => std::mem::replace(there, real),
+            _ => real,
+        };
+        self.more.set(more);
+        drop(replaced);
     }
 
     /// Takes out those that `unwanted` names, once for each time that it does.
