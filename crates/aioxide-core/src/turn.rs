@@ -10,6 +10,8 @@
 //!           -> Wait --> wait(timeout) ----+--> collect, events --> expire --> begin --> pop ...
 //! ```
 //!
+//! `begin_at_once` is the way to `begin` for a turn in which all of that comes to nothing.
+//!
 //! Invariants: entries run in asyncio's order: what was ready, then what other threads sent, then
 //! I/O, then due timers, and only what was there when the turn began.
 //!
@@ -150,11 +152,33 @@ impl<E, R> Turn<E, R> {
         if self.ready.is_empty() {
             return self.plan_wait();
         }
-        self.turns_since_poll = self.turns_since_poll.saturating_add(1);
+        self.turns_since_poll += 1;
         if self.turns_since_poll >= POLL_TURNS_MAX || self.has_gap_passed() {
             return self.poll_now();
         }
         Poll::Skip
+    }
+
+    /// All that there is to do before a turn's entries, if that is nothing but beginning it: work
+    /// is ready, nothing else is known, and neither count nor clock have to be asked about a poll.
+    /// Returns the number of entries. `None`: nothing was done, `prepare` decides.
+    #[inline]
+    pub fn begin_at_once(&mut self, inbox: &Inbox<E>) -> Option<usize>
+    where
+        E: Send,
+    {
+        let turns = self.turns_since_poll + 1;
+        if self.ready.is_empty()
+            || !self.timers.is_empty()
+            || !inbox.is_empty()
+            || turns >= POLL_TURNS_MAX
+            || turns % CLOCK_TURNS == 0
+        {
+            return None;
+        }
+        self.turns_since_poll = turns;
+        self.turn_ns = None;
+        Some(self.begin())
     }
 
     /// Takes in what other threads sent; after a sleep, before its events.

@@ -20,9 +20,11 @@ use crate::state::state;
 
 mod class;
 mod guard;
+mod queued;
 
 pub use class::{build_thread_safe_type, build_timer_type, build_type};
 use guard::Guard;
+pub use queued::{PerLoop, new_queued, new_queued_thread_safe, run_queued, show};
 
 /// How many arguments a handle holds without a tuple: measured, almost no callback has more.
 const INLINE_ARGS: usize = 3;
@@ -61,6 +63,8 @@ pub struct HandleFields {
     scheduled: Cell<bool>,
     /// A handle that other threads may cancel: it has a guard behind these fields.
     guarded: Cell<bool>,
+    /// The collector does not know it: see `queued`.
+    hidden: Cell<bool>,
 }
 
 /// The fields of a handle that other threads may cancel.
@@ -68,6 +72,14 @@ pub struct HandleFields {
 struct GuardedFields {
     handle: HandleFields,
     guard: Guard,
+}
+
+impl GuardedFields {
+    fn holding(handle: HandleFields) -> GuardedFields {
+        handle.guarded.set(true);
+        let guard = Guard::up();
+        GuardedFields { handle, guard }
+    }
 }
 
 /// All native types keep their fields at the same place: over the slots of asyncio's classes or, if
@@ -134,12 +146,9 @@ pub fn new(event_loop: Obj<'_>, callback: &Callback<'_>, when: Option<f64>) -> R
         &types.handle
     };
     let parts = Parts::of(callback)?;
+    let when = when.unwrap_or(0.0);
     // SAFETY: one of our types, of the size that its fields need.
-    unsafe {
-        allocate(class, || {
-            parts.fields(event_loop, when.unwrap_or(0.0), false)
-        })
-    }
+    unsafe { allocate(class, || parts.fields(event_loop, when)) }.map(track)
 }
 
 /// Creates a handle that other threads may cancel: from 3.14 on it is guarded.
@@ -148,15 +157,12 @@ pub fn new_thread_safe(event_loop: Obj<'_>, callback: &Callback<'_>) -> R<Ref> {
         return new(event_loop, callback, None);
     };
     let parts = Parts::of(callback)?;
-    let fields = || GuardedFields {
-        handle: parts.fields(event_loop, 0.0, true),
-        guard: Guard::up(),
-    };
+    let fields = || GuardedFields::holding(parts.fields(event_loop, 0.0));
     // SAFETY: our type, of the size that its fields need.
-    unsafe { allocate(class, fields) }
+    unsafe { allocate(class, fields) }.map(track)
 }
 
-/// Makes an instance of one of the handle types.
+/// Makes an instance of one of the handle types, which the collector does not know yet.
 ///
 /// # Safety
 /// `class` is that type, ready, and `T` its fields.
@@ -164,7 +170,6 @@ pub fn new_thread_safe(event_loop: Obj<'_>, callback: &Callback<'_>) -> R<Ref> {
 unsafe fn allocate<T>(class: &Ref, fields: impl FnOnce() -> T) -> R<Ref> {
     let offset = FIELDS_OFFSET.load(Ordering::Relaxed);
     // SAFETY: the new instance has uninitialised memory from its head on to the end of its fields.
-    // It is tracked when all of it is valid.
     unsafe {
         let new = c::PyObject_GC_New::<PyObject>(class.ptr().cast());
         let handle = Ref::steal(new)?;
@@ -173,9 +178,16 @@ unsafe fn allocate<T>(class: &Ref, fields: impl FnOnce() -> T) -> R<Ref> {
             new.cast::<u8>().add(HEAD_BYTES).write_bytes(0, between);
         }
         new.cast::<u8>().add(offset).cast::<T>().write(fields());
-        c::PyObject_GC_Track(new.cast());
         Ok(handle)
     }
+}
+
+/// Makes a new instance known to the collector.
+#[inline(always)]
+fn track(handle: Ref) -> Ref {
+    // SAFETY: all of it is valid.
+    unsafe { c::PyObject_GC_Track(handle.ptr().cast()) };
+    handle
 }
 
 /// What a new handle needs and may fail to get.
@@ -209,7 +221,7 @@ impl<'a> Parts<'a> {
     }
 
     #[inline(always)]
-    fn fields(self, event_loop: Obj<'_>, when: f64, guarded: bool) -> HandleFields {
+    fn fields(self, event_loop: Obj<'_>, when: f64) -> HandleFields {
         let [first_arg, second_arg, third_arg] = self.args;
         HandleFields {
             callback: Slot::holding(self.function.to_ref()),
@@ -220,7 +232,6 @@ impl<'a> Parts<'a> {
             third_arg,
             nargs: Cell::new(self.nargs),
             when: Cell::new(when),
-            guarded: Cell::new(guarded),
             ..HandleFields::default()
         }
     }
@@ -301,6 +312,21 @@ impl HandleFields {
         for slot in [&self.source_traceback, &self.repr, &self.when_given] {
             slot.clear();
         }
+    }
+
+    /// Gives an empty handle new contents.
+    #[inline(always)]
+    fn refill(&self, event_loop: Obj<'_>, parts: Parts<'_>) {
+        let nargs = parts.nargs;
+        self.nargs.set(nargs);
+        if nargs != 0 {
+            for (slot, arg) in self.arg_slots().into_iter().zip(parts.args) {
+                slot.fill(arg.take());
+            }
+        }
+        self.context.fill(parts.context);
+        self.event_loop.fill(Some(event_loop.to_ref()));
+        self.callback.fill(Some(parts.function.to_ref()));
     }
 
     /// As `init`: takes what a handle is made of.

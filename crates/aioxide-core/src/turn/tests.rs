@@ -236,3 +236,49 @@ fn a_timer_that_comes_due_during_a_poll_fires_after_it() {
     clock.advance(clock::NS_PER_SECOND);
     assert_eq!(run(&mut turn), [1, 2]);
 }
+
+#[test]
+fn beginning_at_once_polls_in_the_same_turns() {
+    let (clock, inbox) = (Clock::virtual_at(0), Inbox::new());
+    let mut plain = Turn::new(clock.clone());
+    let mut quick = Turn::new(clock.clone());
+    let mut shortcuts = 0;
+    for turn in 0..2000_u64 {
+        for each in [&mut plain, &mut quick] {
+            each.push(1);
+            match turn % 97 {
+                0 => each.request_poll(),
+                1 => assert!(!each.timers.insert(1e9, 2)),
+                20 => drop(each.timers.drain()),
+                _ => {}
+            }
+        }
+        let expected = prepare(&mut plain, &inbox);
+        plain.expire();
+        plain.begin();
+        assert_ne!(plain.pop(), None);
+        let got = match quick.begin_at_once(&inbox) {
+            Some(count) => {
+                assert_eq!(count, 1);
+                shortcuts += 1;
+                Poll::Skip
+            }
+            None => {
+                let poll = prepare(&mut quick, &inbox);
+                quick.expire();
+                quick.begin();
+                poll
+            }
+        };
+        assert_ne!(quick.pop(), None);
+        assert_eq!(got, expected, "turn {turn}");
+        clock.advance(turn % 13 * 1000);
+    }
+    assert!(shortcuts > 1000, "{shortcuts}");
+    assert_eq!(inbox.push(3), Ok(false));
+    quick.push(4);
+    assert_eq!(quick.begin_at_once(&inbox), None, "something has arrived");
+    quick.collect(&inbox);
+    assert_eq!(quick.ready.drain(), [4, 3]);
+    assert_eq!(quick.begin_at_once(&inbox), None, "nothing is ready");
+}

@@ -45,6 +45,8 @@ impl LoopFields {
             backend: RefCell::new(Some(Arc::new(backend))),
             by_fd: RefCell::default(),
             held: RefCell::default(),
+            hides_handles: Cell::new(false),
+            handles: crate::handle::PerLoop::default(),
             unflushed: RefCell::default(),
             held_since_ns: Cell::new(0),
             behind: Cell::new(super::flush::NO_ENTRY),
@@ -123,6 +125,7 @@ fn close(event_loop: Obj<'_>) -> R<Ref> {
         return Ok(none_ref());
     }
     let sent = this.inbox.close();
+    sent.iter().for_each(super::Entry::show);
     this.drop_contents();
     drop(sent);
     let backend = this.backend.borrow_mut().take();

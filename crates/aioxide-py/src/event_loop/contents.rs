@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{LoopFields, Registration};
+use super::{Entry, LoopFields, Registration};
 use crate::ffi::class::Visitor;
 use crate::task;
 
@@ -36,6 +36,13 @@ impl LoopFields {
         }
     }
 
+    /// Shows the collector the handles of the queue, as turns end.
+    pub fn show_handles(&self) {
+        let mut turn = self.turn.borrow_mut();
+        turn.collect(&self.inbox);
+        turn.ready.iter().for_each(Entry::show);
+    }
+
     /// Drops everything scheduled, registered and held, with nothing borrowed meanwhile.
     pub fn drop_contents(&self) {
         let (ready, timers, registrations) = {
@@ -46,6 +53,8 @@ impl LoopFields {
                 turn.registrations.drain(),
             )
         };
+        ready.iter().for_each(Entry::show);
+        self.handles.clear();
         let by_fd = std::mem::take(&mut *self.by_fd.borrow_mut());
         let unflushed = std::mem::take(&mut *self.unflushed.borrow_mut());
         let held = self.held.borrow_mut().drain();

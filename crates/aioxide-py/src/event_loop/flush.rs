@@ -58,6 +58,9 @@ impl LoopFields {
     #[inline]
     pub(super) fn flush(&self) -> R<()> {
         self.behind.set(NO_ENTRY);
+        if self.held_since_ns.get() != 0 {
+            self.handles.leave_context()?;
+        }
         while self.held_since_ns.replace(0) != 0 {
             self.flush_batch()?;
         }

@@ -89,6 +89,13 @@ impl Entry {
         }
     }
 
+    /// Shows a handle to the collector.
+    fn show(&self) {
+        if let Entry::Call(handle) = self {
+            handle::show(handle.obj());
+        }
+    }
+
     /// Visits its references, for the collector.
     fn visit(&self, visitor: &mut Visitor) {
         match self {
@@ -157,6 +164,10 @@ pub struct LoopFields {
     /// Token of the registration of each descriptor, by number.
     by_fd: RefCell<Vec<Option<Token>>>,
     held: RefCell<Held>,
+    /// Whether turns run, so that handles of the queue may be hidden from the collector.
+    hides_handles: Cell<bool>,
+    /// What its handles share.
+    handles: handle::PerLoop,
     /// Transports that hold writes of this turn.
     unflushed: RefCell<Vec<(Ref, Flush)>>,
     /// When the first of them began to, in nanoseconds of the clock, at least 1; 0: there is none.

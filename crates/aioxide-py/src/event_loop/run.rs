@@ -30,6 +30,7 @@ fn run(event_loop: Obj<'_>) -> R<Ref> {
     let mut events = Events::new();
     let own_turns = this.overrides(&state().names._run_once)?;
     this.turn.borrow_mut().request_poll();
+    let was_hiding = this.hides_handles.replace(true);
     let ran = loop {
         let ran = if own_turns {
             let turn = event_loop.call_method0(state().names._run_once.obj());
@@ -38,9 +39,13 @@ fn run(event_loop: Obj<'_>) -> R<Ref> {
             this.run_once(&mut events)
         };
         if this.stopping.replace(false) || ran.is_err() {
-            break ran;
+            break ran.and(this.handles.leave_context());
         }
     };
+    this.hides_handles.set(was_hiding);
+    if !was_hiding {
+        this.show_handles();
+    }
     for worker in std::mem::take(&mut *this.announced.borrow_mut()) {
         worker.call();
     }
@@ -62,7 +67,8 @@ fn run_once(event_loop: Obj<'_>) -> R<Ref> {
     let this = fields(event_loop);
     this.check_open()?;
     this.turn.borrow_mut().request_poll();
-    this.run_once(&mut Events::new())?;
+    let ran = this.run_once(&mut Events::new());
+    ran.and(this.handles.leave_context())?;
     this.flush().map(|()| none_ref())
 }
 
@@ -86,34 +92,11 @@ pub fn methods() -> Vec<c::PyMethodDef> {
 }
 
 impl LoopFields {
+    #[inline]
     fn run_once(&self, events: &mut Events) -> R<()> {
-        self.flush()?;
-        if self.has_own_time() {
-            self.follow_time()?;
-        }
-        let mut discarded = Vec::new();
-        let stopping = self.stopping.get();
-        let mut poll = self.turn.borrow_mut().prepare(
-            &self.inbox,
-            stopping,
-            Entry::is_cancelled,
-            &mut discarded,
-        );
-        if !discarded.is_empty() {
-            poll = self.discard_before(poll, discarded);
-        }
-        match poll {
-            Poll::Skip => {}
-            Poll::Now => self.poll(events, Some(Duration::ZERO), false)?,
-            Poll::Wait(timeout) => self.poll(events, timeout, true)?,
-        }
-        if self.has_own_time() {
-            self.follow_time()?;
-        }
-        let mut left = {
-            let mut turn = self.turn.borrow_mut();
-            turn.expire();
-            turn.begin()
+        let mut left = match self.begin_at_once() {
+            Some(left) => left,
+            None => self.begin_turn(events)?,
         };
         self.turn_number.set(self.turn_number.get() + 1);
         while left > 0 {
@@ -127,6 +110,53 @@ impl LoopFields {
             }
         }
         Ok(())
+    }
+
+    /// Begins a turn before which there is nothing to do, and returns the number of its entries.
+    #[inline]
+    fn begin_at_once(&self) -> Option<usize> {
+        if self.held_since_ns.get() != 0 || self.stopping.get() || self.has_own_time() {
+            return None;
+        }
+        self.turn.borrow_mut().begin_at_once(&self.inbox)
+    }
+
+    /// Does what comes before a turn's entries, and returns their number.
+    fn begin_turn(&self, events: &mut Events) -> R<usize> {
+        self.flush()?;
+        if self.has_own_time() {
+            self.handles.leave_context()?;
+            self.follow_time()?;
+        }
+        // What dies with the context may schedule something: before a sleep is planned.
+        if self.turn.borrow().ready.is_empty() {
+            self.handles.leave_context()?;
+        }
+        let mut discarded = Vec::new();
+        let stopping = self.stopping.get();
+        let mut poll = self.turn.borrow_mut().prepare(
+            &self.inbox,
+            stopping,
+            Entry::is_cancelled,
+            &mut discarded,
+        );
+        if !discarded.is_empty() || poll != Poll::Skip {
+            self.handles.leave_context()?;
+        }
+        if !discarded.is_empty() {
+            poll = self.discard_before(poll, discarded);
+        }
+        match poll {
+            Poll::Skip => {}
+            Poll::Now => self.poll(events, Some(Duration::ZERO), false)?,
+            Poll::Wait(timeout) => self.poll(events, timeout, true)?,
+        }
+        if self.has_own_time() {
+            self.follow_time()?;
+        }
+        let mut turn = self.turn.borrow_mut();
+        turn.expire();
+        Ok(turn.begin())
     }
 
     /// Drops what left the timers, which may run anything. No sleep is begun that was planned
@@ -227,9 +257,16 @@ impl LoopFields {
     #[inline]
     fn run_entry(&self, entry: Entry) -> R<()> {
         if self.debug.get() {
+            self.handles.leave_context()?;
             return self.run_timed(entry);
         }
-        self.dispatch(&entry)
+        match entry {
+            Entry::Call(handle) => handle::run_queued(handle, &self.handles),
+            entry => {
+                self.handles.leave_context()?;
+                self.dispatch(&entry)
+            }
+        }
     }
 
     #[inline]
@@ -311,6 +348,7 @@ impl LoopFields {
     #[cold]
     fn run_timed(&self, entry: Entry) -> R<()> {
         let begin = self.clock.now();
+        entry.show();
         if let Entry::Call(handle) = &entry {
             self.current_handle.set(Some(handle.clone()));
         }

@@ -77,7 +77,12 @@ impl LoopFields {
             self.check_thread()?;
             self.check_callback(callback.function, "call_soon")?;
         }
-        let handle = self.new_handle(callback, None)?;
+        let handle = if self.hides_handles.get() {
+            handle::new_queued(self.object(), callback, &self.handles)?
+        } else {
+            handle::new(self.object(), callback, None)?
+        };
+        self.trace_handle(handle.obj())?;
         self.push(Entry::Call(handle.clone()));
         Ok(handle)
     }
@@ -325,7 +330,11 @@ pub fn call_soon_threadsafe(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
     if this.debug.get() {
         this.check_callback(callback.function, "call_soon_threadsafe")?;
     }
-    let handle = handle::new_thread_safe(event_loop, &callback)?;
+    let handle = if this.hides_handles.get() {
+        handle::new_queued_thread_safe(event_loop, &callback, &this.handles)?
+    } else {
+        handle::new_thread_safe(event_loop, &callback)?
+    };
     this.trace_handle(handle.obj())?;
     this.send(Entry::Call(handle.clone()))?;
     Ok(handle)

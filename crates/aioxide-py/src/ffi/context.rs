@@ -85,6 +85,12 @@ impl ContextSlot {
         Ok(ContextSlot(Slot::holding(held)))
     }
 
+    /// Fills a field that is empty.
+    #[inline(always)]
+    pub fn fill(&self, other: ContextSlot) {
+        self.0.fill(other.0.take());
+    }
+
     /// Gives this and another field each other's contents.
     pub fn swap(&self, other: &ContextSlot) {
         let mine = self.0.take();
@@ -127,7 +133,8 @@ impl ContextSlot {
     /// A context with the variables, if the field has only those; it has the context now.
     #[inline(always)]
     fn lend(&self, light: &Light) -> Option<R<Ref>> {
-        if !light.is_variables(self.0.borrowed()?) {
+        // SAFETY: only looked at.
+        if !light.is_variables(unsafe { self.0.borrowed() }?) {
             return None;
         }
         let variables = self.0.take()?;
@@ -144,6 +151,23 @@ impl ContextSlot {
         {
             self.0.set(Some(variables));
         }
+    }
+
+    /// The variables, if the field has only those.
+    ///
+    /// # Safety
+    /// Nothing changes the field as long as the result is used.
+    #[inline(always)]
+    pub(super) unsafe fn variables(&self, light: &Light) -> Option<Obj<'_>> {
+        // SAFETY: by the contract.
+        let held = unsafe { self.0.borrowed() }?;
+        light.is_variables(held).then_some(held)
+    }
+
+    /// Holds this context instead of its variables.
+    #[cold]
+    pub(super) fn keep(&self, context: Ref) {
+        self.0.set(Some(context));
     }
 
     /// Empties the field.

@@ -55,13 +55,51 @@ impl Light {
     /// thread has not had a context yet.
     #[inline(always)]
     pub fn current_variables(&self) -> Option<Ref> {
-        // SAFETY: the thread is attached; the word was found inside the thread state and is a
-        // borrowed context or null.
-        let current = unsafe {
-            let thread = c::PyThreadState_Get().cast::<u8>();
-            Obj::from_nullable(*thread.add(self.current_at).cast::<*mut PyObject>())
-        }?;
+        // SAFETY: a context, as long as nothing is entered or left.
+        let current = unsafe { Obj::from_nullable(self.current()) }?;
         self.map_of(current).get()
+    }
+
+    /// The thread's current context, borrowed, or null.
+    #[inline(always)]
+    fn current(&self) -> *mut PyObject {
+        // SAFETY: the thread is attached; the word was found inside the thread state.
+        unsafe {
+            let thread = c::PyThreadState_Get().cast::<u8>();
+            *thread.add(self.current_at).cast::<*mut PyObject>()
+        }
+    }
+
+    /// Whether this is the thread's current context.
+    #[inline(always)]
+    pub fn is_current(&self, context: Obj<'_>) -> bool {
+        self.current() == context.ptr()
+    }
+
+    /// Whether a context, referred to by its caller and entered, is as one with these variables
+    /// that nobody has run in.
+    #[inline(always)]
+    pub fn is_unchanged(&self, context: Obj<'_>, variables: Obj<'_>) -> bool {
+        self.map_of(context).ptr() == variables.ptr() && self.is_private(context, 2)
+    }
+
+    /// Takes a context that was left, if nobody but its caller refers to it.
+    pub fn spare(&self, context: Ref) {
+        if self.is_private(context.obj(), 1) {
+            let variables = self.map_of(context.obj()).replace(Some(self.empty.clone()));
+            self.spare.set(Some(context));
+            drop(variables);
+        }
+    }
+
+    /// Whether nobody else refers to a context than those who have so many references.
+    #[inline(always)]
+    fn is_private(&self, context: Obj<'_>, references: c::Py_ssize_t) -> bool {
+        // SAFETY: alive; a context has its list of weak references there.
+        unsafe {
+            let weak = context.ptr().cast::<u8>().add(self.weak_at);
+            c::Py_REFCNT(context.ptr()) == references && (*weak.cast::<*mut PyObject>()).is_null()
+        }
     }
 
     /// A context with these variables, which nobody else refers to.
@@ -81,17 +119,7 @@ impl Light {
     /// refers to it.
     #[inline(always)]
     pub fn take_back(&self, context: Ref) -> Option<Ref> {
-        // SAFETY: alive; a context has its list of weak references there.
-        let is_shared = unsafe {
-            c::Py_REFCNT(context.ptr()) != 2
-                || !(*context
-                    .ptr()
-                    .cast::<u8>()
-                    .add(self.weak_at)
-                    .cast::<*mut PyObject>())
-                .is_null()
-        };
-        if is_shared {
+        if !self.is_private(context.obj(), 2) {
             return None;
         }
         let variables = self.map_of(context.obj()).replace(Some(self.empty.clone()));

@@ -33,6 +33,7 @@ pub mod registry;
 pub mod sequence;
 pub mod set;
 pub mod socket;
+pub mod stage;
 pub mod stock;
 pub mod stop;
 pub mod trash;

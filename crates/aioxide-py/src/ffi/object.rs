@@ -194,11 +194,22 @@ impl Slot {
         }
     }
 
-    /// The content, borrowed: only as long as nothing can change the field.
+    /// The content, borrowed.
+    ///
+    /// # Safety
+    /// Nothing changes the field as long as the result is used.
     #[inline]
-    pub(super) fn borrowed(&self) -> Option<Obj<'_>> {
+    pub unsafe fn borrowed(&self) -> Option<Obj<'_>> {
         // SAFETY: the field keeps it alive.
         unsafe { Obj::from_nullable(self.ptr()) }
+    }
+
+    /// Fills a field that holds nothing.
+    #[inline]
+    pub fn fill(&self, value: Option<Ref>) {
+        let nothing = self.0.replace(value);
+        debug_assert!(nothing.is_none());
+        std::mem::forget(nothing);
     }
 
     /// Whether the field holds nothing.

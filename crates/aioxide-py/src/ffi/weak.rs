@@ -36,17 +36,27 @@ pub fn dereference(reference: Obj<'_>) -> Option<Ref> {
     found
 }
 
+/// Whether anybody has a weak reference to an object whose type has room for them.
+#[inline]
+pub fn has_weak_references(object: Obj<'_>) -> bool {
+    // SAFETY: where the type says, before or within the object, is the list of them.
+    unsafe {
+        let list_at = (*object.type_ptr()).tp_weaklistoffset;
+        debug_assert!(list_at != 0);
+        let list = object.ptr().cast::<u8>().offset(list_at);
+        !list.cast::<*mut PyObject>().read().is_null()
+    }
+}
+
 /// Tells the weak references of a dying object that it dies; quick where it has none.
 ///
 /// # Safety
 /// `object` has no references left, and its type has room for weak references.
 #[inline]
 pub unsafe fn clear_weak_references(object: *mut PyObject) {
-    // SAFETY: by the contract: where the type says, before or within the object, is their list.
+    // SAFETY: by the contract.
     unsafe {
-        let list_at = (*c::Py_TYPE(object)).tp_weaklistoffset;
-        let list = object.cast::<u8>().offset(list_at).cast::<*mut PyObject>();
-        if !(*list).is_null() {
+        if has_weak_references(Obj::from_ptr(object)) {
             c::PyObject_ClearWeakRefs(object);
         }
     }

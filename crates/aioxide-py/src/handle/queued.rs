@@ -1,0 +1,250 @@
+//! Handles that only the queue of a running loop knows, as nearly all are.
+//!
+//! While turns run the loop is alive, and so is all that its queue holds, whatever the collector
+//! thinks. So a handle of `call_soon` is shown to the collector only when somebody has kept it past
+//! its run, or when the turns end. Whoever nobody has kept runs without a reference to its callback
+//! being taken, and its memory serves the next. May touch: such handles. Invariants: a handle that
+//! is hidden from the collector is in the queue of a loop whose turns run, or about to get there,
+//! or just running; spare ones are hidden, hold nothing, and nobody else refers to them.
+
+use std::cell::RefCell;
+
+use pyo3_ffi as c;
+
+use super::{
+    Callback, GuardedFields, HandleFields, IN_TUPLE, Parts, allocate, fields, guarded, report, run,
+};
+use crate::ffi::park::{calling, unwinding};
+use crate::ffi::stage::{Stage, goes_quietly};
+use crate::ffi::weak::has_weak_references;
+use crate::ffi::{Obj, R, Raised, Ref};
+use crate::state::state;
+
+/// Room for spare handles of each type: more than a turn of most programs runs.
+const SPARES_MAX: usize = 1024;
+
+/// What the handles of one loop share.
+#[derive(Default)]
+pub struct PerLoop {
+    /// Handles that have run and that nobody has kept.
+    plain: RefCell<Vec<Ref>>,
+    /// The same of guarded ones.
+    guarded: RefCell<Vec<Ref>>,
+    stage: Stage,
+}
+
+impl PerLoop {
+    /// Drops the spare handles.
+    pub fn clear(&self) {
+        let spares = (self.plain.take(), self.guarded.take());
+        drop(spares);
+    }
+
+    /// Leaves the context that callbacks in a row ran in: before anything else runs.
+    #[inline(always)]
+    pub fn leave_context(&self) -> R<()> {
+        self.stage.leave()
+    }
+
+    /// Keeps a handle, empty, for the next.
+    #[inline(always)]
+    fn keep(&self, handle: Ref, is_guarded: bool) {
+        let spares = if is_guarded {
+            &self.guarded
+        } else {
+            &self.plain
+        };
+        let mut spares = spares.borrow_mut();
+        if spares.len() < spares.capacity() {
+            spares.push(handle);
+        } else if spares.len() < SPARES_MAX {
+            spares.reserve_exact(SPARES_MAX);
+            spares.push(handle);
+        }
+    }
+}
+
+/// Creates a handle for the queue of a loop whose turns run.
+#[inline]
+pub fn new_queued(event_loop: Obj<'_>, callback: &Callback<'_>, shared: &PerLoop) -> R<Ref> {
+    let parts = Parts::of(callback)?;
+    let spare = shared.plain.borrow_mut().pop();
+    if let Some(spare) = spare {
+        fields(spare.obj()).refill(event_loop, parts);
+        return Ok(spare);
+    }
+    let class = &state().types.handle;
+    // SAFETY: our type, of the size that its fields need.
+    let handle = unsafe { allocate(class, || parts.fields(event_loop, 0.0)) }?;
+    fields(handle.obj()).hidden.set(true);
+    Ok(handle)
+}
+
+/// As `new_queued`, for one that other threads may cancel: from 3.14 on it is guarded.
+pub fn new_queued_thread_safe(
+    event_loop: Obj<'_>,
+    callback: &Callback<'_>,
+    shared: &PerLoop,
+) -> R<Ref> {
+    let Some(class) = &state().types.thread_safe_handle else {
+        return new_queued(event_loop, callback, shared);
+    };
+    let parts = Parts::of(callback)?;
+    let spare = shared.guarded.borrow_mut().pop();
+    if let Some(spare) = spare {
+        fields(spare.obj()).refill(event_loop, parts);
+        return Ok(spare);
+    }
+    let guarded = || GuardedFields::holding(parts.fields(event_loop, 0.0));
+    // SAFETY: our type, of the size that its fields need.
+    let handle = unsafe { allocate(class, guarded) }?;
+    fields(handle.obj()).hidden.set(true);
+    Ok(handle)
+}
+
+/// Shows the handle to the collector, if that does not know it yet.
+#[inline]
+pub fn show(handle: Obj<'_>) {
+    if fields(handle).hidden.replace(false) {
+        // SAFETY: complete, and not tracked so far.
+        unsafe { c::PyObject_GC_Track(handle.ptr().cast()) };
+    }
+}
+
+/// Drops the queue's reference to a handle.
+#[inline]
+pub fn let_go(handle: Ref) {
+    // SAFETY: alive.
+    if unsafe { c::Py_REFCNT(handle.ptr()) } != 1 {
+        show(handle.obj());
+    }
+    drop(handle);
+}
+
+/// Runs a handle of the queue, as `run` does, and drops it.
+#[inline]
+pub fn run_queued(handle: Ref, shared: &PerLoop) -> R<()> {
+    let this = fields(handle.obj());
+    if !is_sole(handle.obj(), this) {
+        return run_known(handle, shared);
+    }
+    match run_sole(this, shared) {
+        Ok(()) => recycle(handle, shared),
+        Err(raised) => fail(handle, raised),
+    }
+}
+
+/// Runs a handle that somebody may look at, or cancel, while it runs.
+fn run_known(handle: Ref, shared: &PerLoop) -> R<()> {
+    shared.leave_context()?;
+    fields(handle.obj()).set_scheduled(false);
+    // A cancelled one has nothing to call.
+    let result = run(handle.obj());
+    let_go(handle);
+    result
+}
+
+/// Whether nobody but the caller can have this handle, as long as its callback succeeds: the
+/// collector can't show it to anybody either.
+#[inline(always)]
+fn is_sole(handle: Obj<'_>, this: &HandleFields) -> bool {
+    // SAFETY: alive.
+    this.hidden.get() && unsafe { c::Py_REFCNT(handle.ptr()) } == 1 && !has_weak_references(handle)
+}
+
+/// Runs the callback of a handle that nobody else has.
+#[inline(always)]
+fn run_sole(this: &HandleFields, shared: &PerLoop) -> R<()> {
+    // SAFETY: nobody can change the field.
+    let Some(callback) = (unsafe { this.callback.borrowed() }) else {
+        return Ok(());
+    };
+    let call = || call_sole(this, callback);
+    match shared.stage.run(&this.context, call) {
+        Some(result) => result,
+        None => run_outside(this, shared, callback),
+    }
+}
+
+/// Runs a callback for which a program gave a context.
+fn run_outside(this: &HandleFields, shared: &PerLoop, callback: Obj<'_>) -> R<()> {
+    shared.leave_context()?;
+    match this.context.run(|| call_sole(this, callback)) {
+        Some(result) => result,
+        None => super::call_in(this, callback),
+    }
+}
+
+/// Calls with the handle's own references, which nobody can take away.
+#[inline(always)]
+fn call_sole(this: &HandleFields, callback: Obj<'_>) -> R<()> {
+    let nargs = this.nargs.get();
+    if nargs == IN_TUPLE {
+        return super::call(this, callback);
+    }
+    // SAFETY: so many of the slots from there on hold references. The word before is one that the
+    // callee may use meanwhile, as the flag tells it: nobody looks at it.
+    let result = unsafe {
+        let args = std::ptr::from_ref(&this.first_arg).cast();
+        let flagged = usize::from(nargs) | c::PY_VECTORCALL_ARGUMENTS_OFFSET;
+        calling(|| {
+            Ref::steal(unwinding::PyObject_Vectorcall(
+                callback.ptr(),
+                args,
+                flagged,
+                std::ptr::null_mut(),
+            ))
+        })
+    };
+    result.map(drop)
+}
+
+/// Keeps a handle that has run, empty, for the next.
+#[inline(always)]
+fn recycle(handle: Ref, shared: &PerLoop) -> R<()> {
+    let this = fields(handle.obj());
+    if !this.goes_quietly() {
+        shared.leave_context()?;
+    }
+    // A cancelled one, or one of debug mode, may hold more.
+    if this.cancelled.get() || !this.source_traceback.is_empty() {
+        drop(handle);
+        return Ok(());
+    }
+    this.drop_target();
+    this.context.clear();
+    this.event_loop.clear();
+    let is_guarded = this.guarded.get();
+    shared.keep(handle, is_guarded);
+    Ok(())
+}
+
+/// Reports what the callback raised, unless that ends the run.
+#[cold]
+fn fail(handle: Ref, raised: Raised) -> R<()> {
+    let result = if raised.is_exit() {
+        Err(raised)
+    } else {
+        let exception = raised.take();
+        guarded(handle.obj(), || report(handle.obj(), exception))
+    };
+    let_go(handle);
+    result
+}
+
+impl HandleFields {
+    /// Whether nothing of Python's runs when a handle that nobody else has lets go of all.
+    #[inline(always)]
+    fn goes_quietly(&self) -> bool {
+        let nargs = match self.nargs.get() {
+            IN_TUPLE => 1,
+            nargs => usize::from(nargs),
+        };
+        let args = &self.arg_slots()[..nargs];
+        std::iter::once(&self.callback)
+            .chain(args.iter().copied())
+            // SAFETY: nobody changes it meanwhile.
+            .filter_map(|slot| unsafe { slot.borrowed() })
+            .all(goes_quietly)
+    }
+}
