@@ -4,17 +4,17 @@
 them into asyncio's own modules, so that libraries get them unchanged. One table says what goes
 where. Only asyncio's own objects are replaced: what somebody else has put in a place stays there.
 
-A native class is a subclass of the class that it replaces, and not the other way round: a stock
-`asyncio.Future` (or what `asyncio.gather` returns) is no instance of the native one by inheritance.
-Programs that write `import aioxide as asyncio` ask exactly that question, hence native types answer
-for asyncio's classes, and objects of both may be in use side by side. Subclasses that users derive
-from them answer for themselves, as usual. Native types are abstract base classes for that, with a
-`__subclasshook__`: a user's class may have them and other abstract classes or protocols as bases,
-as it may with asyncio's.
+A native class is a subclass of the class that it replaces, and answers instance checks for it
+(`_types.py`), so both may be in use side by side.
+
+`Future` and `Task` take the place of asyncio's in the package alone, for libraries that make them
+by calling the class. `asyncio.futures` and `asyncio.tasks` keep asyncio's: from there its own loops
+take what they make.
 """
 
 from __future__ import annotations
 
+import _asyncio
 import asyncio
 import sys
 from _abc import _abc_init  # type: ignore[import-not-found]
@@ -27,13 +27,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: Name -> the submodules of asyncio that hold it: the one that defines it, then those that
-#: imported it from there by name. The package `asyncio` itself holds every one of them.
+#: Name -> the submodules of asyncio that it is exchanged in: the one that defines it, then those
+#: that imported it from there by name. The package `asyncio` itself holds every one of them.
 TABLE: dict[str, tuple[str, ...]] = {
     "Barrier": ("locks",),
     "BoundedSemaphore": ("locks",),
     "Condition": ("locks",),
     "Event": ("locks",),
+    "Future": (),
     "LifoQueue": ("queues",),
     "Lock": ("locks",),
     "PriorityQueue": ("queues",),
@@ -42,6 +43,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "StreamReader": ("streams",),
     "StreamReaderProtocol": ("streams",),
     "StreamWriter": ("streams",),
+    "Task": (),
     "TaskGroup": ("taskgroups",),
     "Timeout": ("timeouts",),
     "as_completed": ("tasks",),
@@ -90,12 +92,14 @@ def _module(home: str) -> Any:
 
 
 def _modules(name: str) -> list[Any]:
-    """Return the modules of asyncio that hold `name`."""
+    """Return the modules of asyncio that `name` is exchanged in."""
     return [asyncio, *(_module(home) for home in TABLE[name])]
 
 
 def _stock(name: str) -> Any:
     """Return asyncio's own object, or None where somebody else's has taken its place."""
+    if not TABLE[name]:
+        return getattr(_asyncio, name)
     home = TABLE[name][0]
     found = getattr(_module(home), name, None)
     return found if getattr(found, "__module__", None) == f"asyncio.{home}" else None
@@ -128,11 +132,12 @@ def answer_for(native: Any, stock: type) -> None:
 
 
 def bind() -> None:
-    """Let native classes answer instance checks for asyncio's. Called once, at import."""
-    answer_for(_aioxide.Future, asyncio.Future)
-    answer_for(_aioxide.Task, asyncio.Task)
+    """Let native classes answer instance checks for asyncio's. Called once, at import.
+
+    `Future` and `Task` answer for what the package `asyncio` has, whatever that is.
+    """
     for name, native in COMPILED.items():
-        stock = STOCK[name]
+        stock = STOCK[name] if TABLE[name] else getattr(asyncio, name)
         if isinstance(native, type) and isinstance(stock, type):
             answer_for(native, stock)
 

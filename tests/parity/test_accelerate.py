@@ -22,6 +22,11 @@ def holders(wanted):
     )
 
 
+# Where asyncio's own futures and tasks stay: what its own loops make comes from there.
+KEPT = {
+    "Future": ["asyncio.futures.Future", "asyncio.futures._CFuture"],
+    "Task": ["asyncio.tasks.Task", "asyncio.tasks._CTask"],
+}
 # Before 3.13 inspect knows Python functions only.
 is_coroutine_function = (
     inspect.iscoroutinefunction if sys.version_info >= (3, 13) else asyncio.iscoroutinefunction
@@ -44,7 +49,8 @@ def test_the_module_names_natives_whoever_asks():
 
 def test_every_place_is_known(accelerated):
     for name, native in primitives.NATIVE.items():
-        assert holders(primitives.STOCK[name]) == [], name
+        stock = KEPT.get(name, [])
+        assert holders(primitives.STOCK[name]) == stock, name
         places = [f"asyncio.{home}.{name}" for home in primitives.TABLE[name]]
         assert holders(native) == sorted([f"asyncio.{name}", *places])
 
@@ -100,6 +106,70 @@ def test_classes_answer_for_each_other():
             assert issubclass(stock, native)
             assert not issubclass(int, native)
             assert not isinstance(5, native)
+
+
+@pytest.mark.parametrize("loop_class", [asyncio.SelectorEventLoop, aioxide.Loop])
+def test_classes_that_are_called(accelerated, loop_class):
+    """Who calls the classes gets native ones on any loop; asyncio's own loops make their own."""
+
+    async def answer():
+        await asyncio.sleep(0)
+        return 42
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        task = asyncio.Task(answer(), loop=loop, name="by class")
+        future = asyncio.Future()
+        assert type(task) is aioxide.Task
+        assert type(future) is aioxide.Future
+        made = loop.create_task(answer()), loop.create_future()
+        assert [isinstance(one, asyncio.Future) for one in made] == [True, True]
+        assert isinstance(made[0], asyncio.Task)
+        natives = loop_class is aioxide.Loop
+        assert [type(one).__module__ == "aioxide" for one in made] == [natives, natives]
+        loop.call_soon(made[1].set_result, 7)
+        loop.call_soon(future.set_result, 8)
+        assert task in asyncio.all_tasks()
+        return await asyncio.gather(task, *made, future)
+
+    with asyncio.Runner(loop_factory=loop_class) as runner:
+        assert runner.run(main()) == [42, 42, 7, 8]
+
+
+def test_eager_tasks_by_class(accelerated):
+    """As aiohttp's server starts each request's."""
+    if sys.version_info < (3, 12):
+        with pytest.raises(TypeError):
+            asyncio.tasks.Task(None, eager_start=True)
+
+    async def inner():
+        return asyncio.current_task()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        task = asyncio.Task(inner(), loop=loop, eager_start=True)
+        assert task.done()
+        assert task.result() is task
+        assert asyncio.current_task() is not task
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.Task(fails(), loop=loop, eager_start=True)
+        assert asyncio.current_task() is not task
+
+    async def fails():
+        raise ZeroDivisionError
+
+    aioxide.run(main())
+
+
+def test_future_and_task_of_others_stay(monkeypatch):
+    """Tools that need Python's own tasks (`nest_asyncio`) put them there."""
+    monkeypatch.setattr(asyncio, "Task", asyncio.tasks._PyTask)
+    primitives.accelerate()
+    try:
+        assert asyncio.Task is asyncio.tasks._PyTask
+        assert asyncio.Future is aioxide.Future
+    finally:
+        primitives.decelerate()
 
 
 PLACES = """

@@ -67,12 +67,12 @@ class HandMade:
 
 def task_types(lib):
     """Give every task type that exists on this kind's side."""
-    return list(dict.fromkeys([lib.Task, asyncio.Task, asyncio.tasks._PyTask]))
+    return list(dict.fromkeys([lib.Task, asyncio.tasks.Task, asyncio.tasks._PyTask]))
 
 
 def future_types(lib):
     """Give every future type that exists on this kind's side."""
-    return list(dict.fromkeys([lib.Future, asyncio.Future, asyncio.futures._PyFuture]))
+    return list(dict.fromkeys([lib.Future, asyncio.futures.Future, asyncio.futures._PyFuture]))
 
 
 def each_pair(lib):
@@ -289,7 +289,7 @@ def test_isfuture_and_isinstance(lib):
         assert isinstance(future, asyncio.Future)
         assert type(future) is lib.Future
         future.cancel()
-        stock = asyncio.Future(loop=lib.loop)
+        stock = asyncio.futures.Future(loop=lib.loop)
         lib_isinstance = isinstance(stock, lib.Future)
         assert lib_isinstance in (True, False)
         stock.cancel()

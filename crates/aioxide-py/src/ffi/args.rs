@@ -1,7 +1,9 @@
-//! Parsing of vectorcall arguments for hand-written methods.
+//! Parsing of the arguments of hand-written methods: vectorcall arrays, or a tuple and a dict.
 //!
 //! May touch: nothing but its inputs. Raises TypeError with the texts that CPython's argument
 //! clinic uses.
+
+use std::ptr::null_mut;
 
 use pyo3_ffi as c;
 
@@ -12,11 +14,54 @@ use super::object::{Obj, PyObject, Ref};
 /// Named arguments that no parameter took, as (name, value).
 pub type Rest<'a> = Vec<(Obj<'a>, Obj<'a>)>;
 
-/// The arguments of one call: positional ones, then the values of the names in `kwnames`.
+/// The arguments of one call: positional ones, then the values of names that lie in a tuple.
 pub struct Args<'a> {
     values: &'a [Obj<'a>],
     positional: usize,
-    kwnames: Option<Obj<'a>>,
+    names: Names<'a>,
+}
+
+/// Where the names of named arguments are.
+#[derive(Clone, Copy)]
+enum Names<'a> {
+    None,
+    /// Behind the positional values lies one for each of these.
+    Tuple(Obj<'a>),
+    /// With their values. Not empty.
+    Dict(Obj<'a>),
+}
+
+/// The named arguments of a call, one after the other.
+pub struct Named<'a> {
+    names: Names<'a>,
+    values: &'a [Obj<'a>],
+    position: c::Py_ssize_t,
+}
+
+impl<'a> Iterator for Named<'a> {
+    type Item = (Obj<'a>, Obj<'a>);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.names {
+            Names::None => None,
+            Names::Tuple(names) => {
+                let index = self.position as usize;
+                let value = *self.values.get(index)?;
+                self.position += 1;
+                Some((super::call::tuple_item(names, index), value))
+            }
+            Names::Dict(named) => {
+                let (mut key, mut value) = (null_mut(), null_mut());
+                let position = &mut self.position;
+                // SAFETY: a dict of the call's own, which nobody changes; both come borrowed.
+                unsafe {
+                    let more = c::PyDict_Next(named.ptr(), position, &mut key, &mut value);
+                    (more != 0).then(|| (Obj::from_ptr(key), Obj::from_ptr(value)))
+                }
+            }
+        }
+    }
 }
 
 /// What a method takes: parameters in order, by position or name.
@@ -42,8 +87,8 @@ impl<'a> Args<'a> {
         // SAFETY: by the contract.
         let kwnames = unsafe { Obj::from_nullable(kwnames) };
         // SAFETY: a tuple, alive.
-        let names = kwnames.map_or(0, |names| unsafe { c::PyTuple_GET_SIZE(names.ptr()) });
-        let total = (nargs + names) as usize;
+        let named = kwnames.map_or(0, |names| unsafe { c::PyTuple_GET_SIZE(names.ptr()) });
+        let total = (nargs + named) as usize;
         let values = if total == 0 {
             &[]
         } else {
@@ -53,11 +98,30 @@ impl<'a> Args<'a> {
         Args {
             values,
             positional: nargs as usize,
-            kwnames,
+            names: kwnames.map_or(Names::None, Names::Tuple),
         }
     }
 
-    /// Wraps a tuple and a dict as `tp_init` gets them, copied into `storage`.
+    /// Wraps a tuple and a dict as `tp_init` gets them.
+    pub fn of_call(args: Obj<'a>, kwargs: Option<Obj<'a>>) -> Self {
+        // SAFETY: a tuple's items are non-null while it is alive, and `Obj` is a transparent
+        // non-null pointer.
+        let values = unsafe {
+            let len = c::PyTuple_GET_SIZE(args.ptr()) as usize;
+            let items = &raw const (*args.ptr().cast::<c::PyTupleObject>()).ob_item;
+            std::slice::from_raw_parts(items.cast::<Obj<'a>>(), len)
+        };
+        // SAFETY: a dict.
+        let named = kwargs.filter(|kwargs| unsafe { c::PyDict_Size(kwargs.ptr()) } > 0);
+        Args {
+            values,
+            positional: values.len(),
+            names: named.map_or(Names::None, Names::Dict),
+        }
+    }
+
+    /// The positional arguments.
+    #[inline]
     pub fn positional(&self) -> &'a [Obj<'a>] {
         &self.values[..self.positional]
     }
@@ -65,39 +129,49 @@ impl<'a> Args<'a> {
     /// Whether there are no arguments at all, which is all that a method without any asks.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.values.is_empty() && !self.has_named()
     }
 
     /// The arguments, if they are `N` and all given by position.
     #[inline]
     pub fn exactly<const N: usize>(&self) -> Option<[Obj<'a>; N]> {
-        if self.positional == self.values.len() {
-            self.values.try_into().ok()
-        } else {
+        if self.has_named() {
             None
+        } else {
+            self.values.try_into().ok()
         }
     }
 
     /// The named arguments as (name, value).
-    pub fn named(&self) -> impl Iterator<Item = (Obj<'a>, Obj<'a>)> + use<'a> {
-        let kwnames = self.kwnames;
-        let values = &self.values[self.positional..];
-        values.iter().enumerate().filter_map(move |(index, value)| {
-            kwnames.map(|names| (super::call::tuple_item(names, index), *value))
-        })
+    #[inline]
+    pub fn named(&self) -> Named<'a> {
+        Named {
+            names: self.names,
+            values: &self.values[self.positional..],
+            position: 0,
+        }
     }
 
     /// Calls `callee` with the same arguments.
     pub fn pass_on(&self, callee: Obj<'_>) -> R<Ref> {
-        match self.kwnames {
-            Some(names) => callee.call_kw(self.values, names),
-            None => callee.call(self.values),
+        match self.names {
+            Names::None => callee.call(self.values),
+            Names::Tuple(names) => callee.call_kw(self.values, names),
+            Names::Dict(named) => {
+                let values = super::call::tuple(self.values)?;
+                callee.call_dict(values.obj(), Some(named))
+            }
         }
     }
 
     /// Whether any argument was passed by name.
+    #[inline]
     pub fn has_named(&self) -> bool {
-        self.kwnames.is_some() && self.values.len() > self.positional
+        match self.names {
+            Names::None => false,
+            Names::Tuple(_) => self.values.len() > self.positional,
+            Names::Dict(_) => true,
+        }
     }
 
     /// Binds the arguments to the parameters of `signature`.
@@ -169,7 +243,9 @@ impl<'a> Args<'a> {
 
 impl Signature {
     fn index_of(&self, name: Obj<'_>) -> R<usize> {
-        match self.params.iter().position(|param| is_name(name, param)) {
+        let known = utf8(name);
+        let is_it = |param: &&str| known == Some(param.as_bytes());
+        match self.params.iter().position(is_it) {
             Some(index) => Ok(index),
             None => Err(unexpected_keyword(self.name, name)),
         }
@@ -282,14 +358,19 @@ pub fn unexpected_keyword(function: &str, name: Obj<'_>) -> Raised {
 }
 
 fn is_name(name: Obj<'_>, expected: &str) -> bool {
+    utf8(name) == Some(expected.as_bytes())
+}
+
+/// The text of a keyword; `None` for one that is no text, such as a lone surrogate.
+#[inline]
+fn utf8(name: Obj<'_>) -> Option<&[u8]> {
     let mut length = 0;
     // SAFETY: keyword names are strings (the interpreter checks); the buffer belongs to the string.
     let data = unsafe { c::PyUnicode_AsUTF8AndSize(name.ptr(), &mut length) };
     if data.is_null() {
         drop(Raised::from_indicator().take());
-        return false;
+        return None;
     }
     // SAFETY: `length` bytes at `data`, alive as long as `name`.
-    let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length as usize) };
-    bytes == expected.as_bytes()
+    Some(unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length as usize) })
 }

@@ -414,7 +414,8 @@ pub fn bind_tuple<const N: usize>(
     kwargs: Option<Obj<'_>>,
     signature: &super::Signature,
 ) -> R<[Option<Ref>; N]> {
-    with_args(args, kwargs, |args| args.bind::<N>(signature))
+    let bound = super::Args::of_call(args, kwargs).bind::<N>(signature)?;
+    Ok(bound.map(|value| value.map(Obj::to_ref)))
 }
 
 /// As `bind_tuple`, with the texts of Python functions.
@@ -423,33 +424,8 @@ pub fn bind_tuple_python<const N: usize>(
     kwargs: Option<Obj<'_>>,
     signature: &super::Signature,
 ) -> R<[Option<Ref>; N]> {
-    with_args(args, kwargs, |args| args.bind_python::<N>(signature))
-}
-
-fn with_args<const N: usize>(
-    args: Obj<'_>,
-    kwargs: Option<Obj<'_>>,
-    bind: impl for<'a> FnOnce(super::Args<'a>) -> R<[Option<Obj<'a>>; N]>,
-) -> R<[Option<Ref>; N]> {
-    let positional = super::call::tuple_len(args);
-    let mut values: Vec<*mut PyObject> = (0..positional)
-        .map(|index| super::call::tuple_item(args, index).ptr())
-        .collect();
-    let mut names = Vec::new();
-    if let Some(kwargs) = kwargs {
-        let (mut position, mut key, mut value) = (0, null_mut(), null_mut());
-        // SAFETY: a dict that nobody changes during this loop; key and value are borrowed.
-        while unsafe { c::PyDict_Next(kwargs.ptr(), &mut position, &mut key, &mut value) } != 0 {
-            // SAFETY: the dict keeps its keys alive.
-            names.push(unsafe { Obj::from_ptr(key) });
-            values.push(value);
-        }
-    }
-    let kwnames = super::call::tuple(&names)?;
-    // SAFETY: `values` holds the positional arguments and one value per name, kept alive by
-    // `args` and `kwargs`, which the caller holds.
-    let args = unsafe { super::Args::new(values.as_ptr(), positional as isize, kwnames.ptr()) };
-    Ok(bind(args)?.map(|value| value.map(Obj::to_ref)))
+    let bound = super::Args::of_call(args, kwargs).bind_python::<N>(signature)?;
+    Ok(bound.map(|value| value.map(Obj::to_ref)))
 }
 
 /// A visitor for `tp_traverse`.

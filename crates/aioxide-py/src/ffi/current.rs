@@ -14,14 +14,18 @@ use crate::state::state;
 #[inline]
 fn thread_slot() -> *mut *mut PyObject {
     match state().layout.running_task {
-        // SAFETY: the thread is attached; the offset was found inside the thread state.
-        Some(offset) => unsafe {
-            c::PyThreadState_Get()
-                .cast::<u8>()
-                .add(offset)
-                .cast::<*mut PyObject>()
-        },
+        Some(offset) => thread_word(offset),
         None => std::ptr::null_mut(),
+    }
+}
+
+/// A word of this thread's state that holds an owned reference or null.
+#[inline]
+fn thread_word(offset: usize) -> *mut *mut PyObject {
+    // SAFETY: the thread is attached; the offset was found inside the thread state.
+    unsafe {
+        let thread = c::PyThreadState_Get().cast::<u8>();
+        thread.add(offset).cast::<*mut PyObject>()
     }
 }
 
@@ -121,6 +125,18 @@ pub fn task_of(event_loop: Obj<'_>) -> R<Option<Ref>> {
 /// Makes `task` (or no task, for `None`) current and returns what was current before, for eager
 /// starts inside a running task. *Source*: `asyncio.tasks._swap_current_task`.
 pub fn swap(event_loop: Obj<'_>, task: Obj<'_>) -> R<Ref> {
+    let slot = thread_slot();
+    if !slot.is_null() && runs(event_loop) {
+        let current = if task.is_none() {
+            std::ptr::null_mut()
+        } else {
+            task.to_ref().into_ptr()
+        };
+        // SAFETY: a word of this thread's state, which owns its reference or is null: the old one
+        // becomes ours, the new one its own.
+        let previous = unsafe { Ref::steal_opt(std::mem::replace(&mut *slot, current)) };
+        return Ok(previous.unwrap_or_else(super::object::none_ref));
+    }
     if let Some(function) = &state().swap_current_task {
         return function.obj().call(&[event_loop, task]);
     }
@@ -148,11 +164,15 @@ pub fn running_loop() -> R<Ref> {
     let Some(offset) = state().layout.running_loop else {
         return state().asyncio.running_loop_or_none.obj().call0();
     };
-    // SAFETY: the thread is attached; the offset was found inside the thread state, where an owned
-    // reference or null lies.
-    let running = unsafe {
-        let thread = c::PyThreadState_Get().cast::<u8>();
-        Obj::from_nullable(*thread.add(offset).cast::<*mut PyObject>())
-    };
+    // SAFETY: found by the probe; what lies there is owned by this thread.
+    let running = unsafe { Obj::from_nullable(*thread_word(offset)) };
     Ok(running.map_or_else(super::object::none_ref, Obj::to_ref))
+}
+
+/// Whether the loop is known to run on this thread.
+#[inline]
+fn runs(event_loop: Obj<'_>) -> bool {
+    let offset = state().layout.running_loop;
+    // SAFETY: found by the probe; only compared.
+    offset.is_some_and(|offset| unsafe { *thread_word(offset) } == event_loop.ptr())
 }
