@@ -9,6 +9,7 @@ import socket
 import ssl
 import sys
 from abc import ABCMeta
+from asyncio.trsock import TransportSocket
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from contextvars import Context
 from typing import Any, Protocol, TypeVar, TypeVarTuple, final
@@ -33,6 +34,7 @@ __version__: str
 
 def _set_metaclass(cls: type, meta: type, /) -> None: ...
 def _note_made() -> None: ...
+def _show_sockets_as(cls: type[TransportSocket], /) -> None: ...
 async def sleep(delay: float, result: _T = ...) -> _T: ...
 def gather(
     *coros_or_futures: Any, return_exceptions: bool = False

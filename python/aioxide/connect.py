@@ -17,6 +17,7 @@ import sys
 from asyncio import base_events, staggered
 from collections.abc import Callable
 
+from . import transport_socket  # noqa: F401 - what its transports show of their sockets
 from ._room import Room, logger, socket_module, unix_socket_module
 from .sock import check_ssl_socket
 

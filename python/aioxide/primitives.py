@@ -4,8 +4,13 @@
 them into asyncio's own modules, so that libraries get them unchanged. One table says what goes
 where. Only asyncio's own objects are replaced: what somebody else has put in a place stays there.
 
-A native class is a subclass of the class that it replaces, and answers instance checks for it
-(`_types.py`), so both may be in use side by side.
+A native class is a subclass of the class that it replaces, and not the other way round: a stock
+`asyncio.Future` (or what `asyncio.gather` returns) is no instance of the native one by inheritance.
+Programs that write `import aioxide as asyncio` ask exactly that question, hence native types answer
+for asyncio's classes, and objects of both may be in use side by side. Subclasses that users derive
+from them answer for themselves, as usual. Native types are abstract base classes for that, with a
+`__subclasshook__`: a user's class may have them and other abstract classes or protocols as bases,
+as it may with asyncio's.
 
 `Future` and `Task` take the place of asyncio's in the package alone, for libraries that make them
 by calling the class. `asyncio.futures` and `asyncio.tasks` keep asyncio's: from there its own loops

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import gc
 import os
 import socket
@@ -119,6 +120,35 @@ async def test_extra_info(lib: Any, route: str) -> None:
         await until(lambda: sock.fileno() == -1)
         assert transport.get_extra_info("sockname") == sockname
         assert transport.get_extra_info("socket") is sock
+
+
+@routes
+@on_loop
+async def test_family_and_type_of_the_socket(lib: Any, route: str, monkeypatch: Any) -> None:
+    """Members of the enumerations, also after the end; ours are made once."""
+    made: list[Any] = []
+    convert = socket._intenum_converter  # type: ignore[attr-defined]
+
+    def counted(value: int, enum: Any) -> Any:
+        made.append(value)
+        return convert(value, enum)
+
+    monkeypatch.setattr(socket, "_intenum_converter", counted)
+    async with link(Recorder, route) as (transport, _, _):
+        sock = transport.get_extra_info("socket")
+        for _ in range(3):
+            lib.note(sock.family, sock.type, sock.proto)
+        made.clear()
+        assert [type(sock.family), type(sock.type)] == [socket.AddressFamily, socket.SocketKind]
+        assert len(made) == (0 if lib.native_loop else 2)
+        for name in ("family", "type"):
+            lib.catch(setattr, sock, name, 1)
+            lib.catch(delattr, sock, name)
+        lib.catch(copy.copy, sock)
+        lib.note(hasattr(sock, "__dict__"), repr(sock).partition(" fd=")[0])
+        transport.close()
+        await until(lambda: sock.fileno() == -1)
+        lib.note(sock.family, sock.type, sock.proto)
 
 
 @on_loop

@@ -55,6 +55,13 @@ fn native_tasks(_module: Obj<'_>) -> R<Ref> {
     crate::ffi::call::list(&state::state().all_tasks.tasks())
 }
 
+/// `_show_sockets_as(cls)`: a subclass of asyncio's `TransportSocket`. The first one stays.
+fn show_sockets_as(_module: Obj<'_>, class: Obj<'_>) -> R<Ref> {
+    let known = &state::state().asyncio.shown_socket;
+    known.set(class.to_ref()).unwrap_or_else(drop);
+    Ok(none_ref())
+}
+
 fn methods() -> Vec<c::PyMethodDef> {
     let own = [
         crate::ffi::class::varargs!(
@@ -67,6 +74,11 @@ fn methods() -> Vec<c::PyMethodDef> {
             c"_set_metaclass",
             set_metaclass,
             c"($module, cls, meta, /)\nSets the class of a native type."
+        ),
+        crate::ffi::class::onearg!(
+            c"_show_sockets_as",
+            show_sockets_as,
+            c"($module, cls, /)\nSays of what class a transport's extra info 'socket' is; once."
         ),
         crate::ffi::class::noargs!(
             c"_note_made",

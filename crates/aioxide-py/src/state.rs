@@ -103,6 +103,8 @@ pub struct Asyncio {
     pub base_events: Ref,
     pub eager_task_factory: Option<Ref>,
     pub transport_socket: Ref,
+    /// What transports show of their sockets, once the package has said so.
+    pub shown_socket: OnceCell<Ref>,
     pub set_result_unless_cancelled: Ref,
     pub handle_class: Ref,
     pub timer_handle_class: Ref,
@@ -367,6 +369,7 @@ impl Asyncio {
             base_events: import(c"asyncio.base_events")?,
             eager_task_factory: optional(tasks.obj(), c"eager_task_factory")?,
             transport_socket: get(c"asyncio.trsock", c"TransportSocket")?,
+            shown_socket: OnceCell::new(),
             set_result_unless_cancelled: get(c"asyncio.futures", c"_set_result_unless_cancelled")?,
             handle_class: get(c"asyncio.events", c"Handle")?,
             timer_handle_class: get(c"asyncio.events", c"TimerHandle")?,

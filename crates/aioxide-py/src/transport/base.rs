@@ -472,8 +472,10 @@ impl Fields {
         let known = builtin::dict_get(extra.obj(), name)?;
         if known.is_none() && self.descriptor.number() >= 0 {
             let socket = self.descriptor.socket(&self.socket)?;
-            let wrapped = state().asyncio.transport_socket.obj().call1(socket.obj())?;
-            dict_set(extra.obj(), name, wrapped.obj())?;
+            let asyncio = &state().asyncio;
+            let class = asyncio.shown_socket.get();
+            let shown = class.unwrap_or(&asyncio.transport_socket).obj();
+            dict_set(extra.obj(), name, shown.call1(socket.obj())?.obj())?;
         }
         Ok(extra)
     }
