@@ -285,3 +285,34 @@ async def test_who_writes_once_again_is_not_held(lib: Any) -> None:
         peer.send(b"?")
         await protocol.seen("DR", 3)
         lib.note(seen)
+
+
+POURED = b"".join(number.to_bytes(4, "big") for number in range(1 << 22))  # 16 MiB
+
+
+@routes
+@pytest.mark.parametrize("chunk", [1 << 16, 100_000, 5000])
+@on_loop
+async def test_who_pours_loses_nothing_and_heeds_every_pause(
+    lib: Any, route: str, chunk: int
+) -> None:
+    """Megabytes at once and in order, by a protocol that writes from `resume_writing()`, too."""
+    pieces = iter([POURED[start : start + chunk] for start in range(0, len(POURED), chunk)])
+    sizes = []
+
+    def pour(protocol: Any, *_: Any) -> None:
+        while protocol.calls.count("PW") == protocol.calls.count("RW"):
+            piece = next(pieces, None)
+            if piece is None:
+                break
+            protocol.transport.write(piece)
+        else:
+            sizes.append(protocol.transport.get_write_buffer_size())
+
+    async with link(lambda: Recorder(resume_writing=pour), route=route) as (_, protocol, peer):
+        asyncio.get_running_loop().call_soon(pour, protocol)
+        assert await peer.exactly(len(POURED)) == POURED
+        told = protocol.calls[1:]
+        assert told == (["PW", "RW"] * len(told))[: len(told)]
+        lib.note(bool(sizes), all(size > 1 << 16 for size in sizes))
+        assert max(sizes) < (1 << 19) + 2 * chunk

@@ -115,6 +115,12 @@ impl Flow {
             || (self.inclusive && size_bytes > 0 && size_bytes == self.high_bytes)
     }
 
+    /// Whether the high limit is lower than asyncio's own: somebody wants to know early of bytes
+    /// that wait.
+    pub fn is_tight(&self) -> bool {
+        self.high_bytes < HIGH_WATER_DEFAULT_BYTES as usize
+    }
+
     /// Whether the protocol was told to pause and not yet to resume.
     pub fn is_paused(&self) -> bool {
         self.paused

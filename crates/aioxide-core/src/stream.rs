@@ -37,6 +37,7 @@ use crate::flow::{Flow, LimitsError};
 
 #[cfg(test)]
 mod driver;
+mod hold;
 #[cfg(test)]
 mod model;
 mod poll;
@@ -44,11 +45,9 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+pub use hold::HELD_BYTES_MAX;
 use step::Phase;
 pub use step::{Action, Moment, Rules, Step, WritePlan};
-
-/// Bytes that are held to the end of a turn: beyond, a send costs its bytes and not its call.
-pub const HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// Writes to a lost connection that are ignored in silence; later ones earn a warning.
 ///
@@ -73,6 +72,8 @@ pub struct Stream<C> {
     watched: bool,
     want_read: bool,
     want_write: bool,
+    /// The backend reports writability still, though nothing waits for it.
+    disarm_due: bool,
     /// A file has the writing side: its sender waits for room, the queue stays empty.
     sends_file: bool,
     /// A flush at the end of the turn was asked for and is still due.
@@ -85,6 +86,8 @@ pub struct Stream<C> {
     piecewise: bool,
     /// The turn that wrote last; 0 before the first.
     written_turn: u64,
+    /// Queued bytes sent since the kernel last refused any.
+    streak_bytes: u32,
 }
 
 impl<C> Default for Stream<C> {
@@ -99,12 +102,14 @@ impl<C> Default for Stream<C> {
             watched: false,
             want_read: false,
             want_write: false,
+            disarm_due: false,
             sends_file: false,
             flush_due: false,
             lost: false,
             conn_lost: 0,
             piecewise: false,
             written_turn: 0,
+            streak_bytes: 0,
         }
     }
 }
@@ -316,19 +321,6 @@ impl<C: AsRef<[u8]>> Stream<C> {
         }
     }
 
-    /// A write happens: whether it is held to the end of the turn.
-    fn holds(&mut self, moment: Option<Moment>) -> bool {
-        let Some(moment) = moment else {
-            return false;
-        };
-        let again = self.written_turn == moment.turn;
-        let held = moment.is_busy || again || self.piecewise;
-        self.written_turn = moment.turn;
-        self.piecewise = again;
-        // What waits for the kernel does not wait for the turn.
-        held && !self.want_write
-    }
-
     /// `writelines()` with any bytes: never `SendNow`, its chunks leave by one vectored send.
     ///
     /// Push them by [`Stream::handle_line`], then poll [`Stream::handle_lines_end`].
@@ -359,26 +351,12 @@ impl<C: AsRef<[u8]>> Stream<C> {
     /// Gives the chunk back if nothing of it is left.
     pub fn handle_unsent(&mut self, chunk: C, sent: usize) -> Result<Step, C> {
         self.queue.push(chunk, sent)?;
+        self.streak_bytes = 0;
         let step = self.want(self.want_read, true);
         Ok(Step {
             phase: Phase::Grown,
             ..step
         })
-    }
-
-    /// Data of a [`WritePlan::Queue`], the short way: true if it is held from now on and
-    /// [`Action::FlushLater`] is all there is to do, false if nothing is.
-    ///
-    /// # Errors
-    /// Gives the chunk back where there may be more to do: [`Stream::handle_queued`] tells.
-    #[inline]
-    pub fn handle_held(&mut self, chunk: C) -> Result<bool, C> {
-        let size_bytes = self.queue.size_bytes() + chunk.as_ref().len();
-        if self.want_write || self.is_too_much_to_hold(size_bytes) {
-            return Err(chunk);
-        }
-        self.queue.push(chunk, 0)?;
-        Ok(!std::mem::replace(&mut self.flush_due, true))
     }
 
     /// Data of a [`WritePlan::Queue`].
@@ -432,22 +410,18 @@ impl<C: AsRef<[u8]>> Stream<C> {
         self.sends_file && self.queue.is_empty()
     }
 
-    /// The turn ends, or somebody is about to look: whether to send the queue now.
-    #[must_use]
-    pub fn handle_flush(&mut self) -> bool {
-        std::mem::take(&mut self.flush_due) && !self.lost && !self.queue.is_empty()
-    }
-
     /// A send took the first `len` unsent bytes.
     pub fn handle_sent(&mut self, len: usize, spent: &mut impl Extend<C>) -> Step {
         self.flush_due = false;
         self.queue.advance(len, spent);
+        self.note_streak(len);
         Step::at(Phase::Sent)
     }
 
     /// A send would have blocked.
     pub fn handle_blocked(&mut self) -> Step {
         self.flush_due = false;
+        self.streak_bytes = 0;
         Step::at(Phase::Drained)
     }
 

@@ -55,9 +55,9 @@ pub const WRITE_HIGH_WATER_BYTES: u32 = 512 * 1024;
 /// High water of unread ciphertext. *Source*: asyncio `constants`.
 pub const READ_HIGH_WATER_BYTES: u32 = 256 * 1024;
 
-/// Most plaintext that is encrypted before its ciphertext moves on: one full TLS record.
+/// Most plaintext that is encrypted at a time: one full TLS record.
 ///
-/// The library's buffers never shrink, so this is also what they grow to.
+/// The library's buffers never shrink: they grow to this, where ciphertext moves on each time.
 pub const PIECE_BYTES: usize = 16 * 1024;
 
 /// Where the TLS session stands.
@@ -445,11 +445,20 @@ impl<C: AsRef<[u8]>> Tls<C> {
         true
     }
 
-    /// Of [`Action::Encrypt`]: the first `len` bytes of the backlog are encrypted.
-    pub fn handle_encrypted(&mut self, step: &mut Step, len: usize, spent: &mut impl Extend<C>) {
+    /// Of [`Action::Encrypt`]: the first `len` bytes of the backlog are encrypted. `has_room`: the
+    /// ciphertext need not move on before the next piece.
+    pub fn handle_encrypted(
+        &mut self,
+        step: &mut Step,
+        len: usize,
+        has_room: bool,
+        spent: &mut impl Extend<C>,
+    ) {
         self.backlog.advance(len, spent);
         if self.backlog.is_empty() {
             step.push(&[Phase::Send]);
+        } else if has_room {
+            step.push(&[Phase::Encrypt]);
         } else {
             step.push(&[Phase::SendPiece, Phase::Encrypt]);
         }

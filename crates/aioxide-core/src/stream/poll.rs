@@ -5,7 +5,7 @@
 //! since the step began.
 #![forbid(unsafe_code)]
 
-use super::{Action, HELD_BYTES_MAX, Phase, Step, Stream};
+use super::{Action, Phase, Step, Stream};
 
 impl<C: AsRef<[u8]>> Stream<C> {
     /// The next action of `step`, or `None` when it is done.
@@ -28,7 +28,8 @@ impl<C: AsRef<[u8]>> Stream<C> {
 
     /// Whether all of `step`, which follows a send, is to carry on: no action, nothing to wait for.
     pub fn is_settled(&self, step: &Step) -> bool {
-        let is_busy = self.want_write || self.watched || self.lost || self.closing || self.eof;
+        let is_armed = self.want_write || self.disarm_due;
+        let is_busy = is_armed || self.watched || self.lost || self.closing || self.eof;
         step.phase == Phase::Sent
             && !step.interest
             && !step.lost
@@ -44,13 +45,20 @@ impl<C: AsRef<[u8]>> Stream<C> {
             Phase::Queued => self.advance_queued(),
             Phase::Grown => {
                 let size = self.queue.size_bytes();
-                if self.flush_due && self.is_too_much_to_hold(size) {
-                    return (Phase::Done, Some(Action::Send));
+                if self.flush_due {
+                    // The kernel would have it by now: no reason to pause before it says no.
+                    let send = self.is_too_much_to_hold(size);
+                    return (Phase::Done, send.then_some(Action::Send));
                 }
                 let pause = self.flow.should_pause(size);
                 (Phase::Done, pause.then_some(Action::PauseProtocol))
             }
             Phase::Sent => {
+                // Who is resumed now finds nothing that waits for the kernel. Whether the kernel is
+                // still to say when there is room shows after that.
+                if self.queue.is_empty() {
+                    self.disarm_due |= std::mem::take(&mut self.want_write);
+                }
                 let resume = self.flow.should_resume(self.queue.size_bytes());
                 (Phase::Drained, resume.then_some(Action::ResumeProtocol))
             }
@@ -72,22 +80,20 @@ impl<C: AsRef<[u8]>> Stream<C> {
         (Phase::Done, Some(Action::FlushLater))
     }
 
-    pub(super) fn is_too_much_to_hold(&self, size_bytes: usize) -> bool {
-        size_bytes > HELD_BYTES_MAX || self.flow.is_over(size_bytes)
-    }
-
     /// After a send and a possible `resume_writing()`, which may have written, closed or aborted.
     fn advance_drained(&mut self) -> (Phase, Option<Action>) {
         if self.queue.is_empty() {
             // A closing stream has nothing left to watch: what a write pipe reads is its reader.
             let ends = self.closing && std::mem::take(&mut self.want_read);
-            let changed = std::mem::take(&mut self.want_write) || ends;
+            let armed = std::mem::take(&mut self.disarm_due) | std::mem::take(&mut self.want_write);
+            let changed = armed || ends;
             return (Phase::Empty, changed.then_some(Action::Interest));
         }
         if self.flush_due {
             return (Phase::Done, None);
         }
         let armed = std::mem::replace(&mut self.want_write, true);
+        self.disarm_due = false;
         (Phase::Grown, (!armed).then_some(Action::Interest))
     }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::driver::{Driver, agree};
+use super::hold::{HELD_BYTES_MAX_IN_STREAK, STREAK_BYTES};
 use super::model::{Call, Kernel, Op, Seen};
 use super::*;
 use proptest::prelude::*;
@@ -139,6 +140,128 @@ fn much_is_not_held() {
     assert_eq!(driver.kernel.out.len(), HELD_BYTES_MAX + 1);
     driver.call(Call::Write(HELD_BYTES_MAX));
     assert_eq!(driver.kernel.out.len(), 2 * HELD_BYTES_MAX + 2);
+}
+
+/// A stream whose kernel has taken a streak of bytes, with room for `free` more.
+fn pouring(free: usize) -> Driver {
+    let chunks = STREAK_BYTES as usize / HELD_BYTES_MAX + 1;
+    let mut driver = idle(chunks * HELD_BYTES_MAX + free);
+    end_turn(&mut driver, true);
+    for _ in 0..chunks {
+        driver.call(Call::Write(HELD_BYTES_MAX));
+    }
+    driver.call(Call::Size);
+    assert_eq!(driver.kernel.out.len(), chunks * HELD_BYTES_MAX);
+    driver.kernel.out.clear();
+    driver
+}
+
+#[test]
+fn who_pours_may_hold_more_and_beyond_high_water() {
+    let mut driver = pouring(1 << 20);
+    for _ in 0..HELD_BYTES_MAX_IN_STREAK / HELD_BYTES_MAX {
+        driver.call(Call::Write(HELD_BYTES_MAX));
+    }
+    assert_eq!((driver.kernel.out.len(), &driver.seen[..]), (0, &[][..]));
+    driver.call(Call::Write(1));
+    assert_eq!(driver.kernel.out.len(), HELD_BYTES_MAX_IN_STREAK + 1);
+    assert_eq!(driver.seen, []);
+}
+
+#[test]
+fn lower_limits_hold_for_who_pours_too() {
+    let mut driver = pouring(1 << 20);
+    driver.call(Call::Limits(10, 0));
+    driver.call(Call::Write(11));
+    assert_eq!(driver.kernel.out.len(), 11);
+}
+
+#[test]
+fn first_refusal_pauses_who_poured_and_ends_the_streak() {
+    for free in [0, 1] {
+        let mut driver = pouring(free);
+        driver.call(Call::Write(HELD_BYTES_MAX));
+        driver.call(Call::Write(HELD_BYTES_MAX));
+        end_turn(&mut driver, true);
+        let told = &driver.seen[..];
+        assert_eq!((driver.kernel.out.len(), told), (free, &[Seen::Pause][..]));
+        driver.apply(&Op::EndTurn {
+            freed: 1 << 20,
+            broken: false,
+            busy: true,
+        });
+        assert_eq!(driver.seen, [Seen::Pause, Seen::Resume]);
+        driver.kernel.out.clear();
+        driver.call(Call::Write(HELD_BYTES_MAX));
+        driver.call(Call::Write(1));
+        assert_eq!(driver.kernel.out.len(), HELD_BYTES_MAX + 1);
+    }
+}
+
+#[test]
+fn a_part_that_stays_ends_the_streak() {
+    let mut driver = pouring(1 << 20);
+    driver.call(Call::Write(2));
+    let step = driver.stream.handle_sent(1, &mut driver.spent);
+    assert_eq!(driver.stream.streak_bytes, 0);
+    driver.run(step);
+    // The same of a write that is tried at once.
+    let mut stream: Stream<Vec<u8>> = Stream {
+        streak_bytes: STREAK_BYTES,
+        ..Stream::default()
+    };
+    let step = stream.handle_unsent(b"ab".to_vec(), 1);
+    assert!(step.is_ok() && stream.streak_bytes == 0);
+}
+
+#[test]
+fn resumed_writer_is_held_and_still_hears_of_room() {
+    let mut stream: Stream<Vec<u8>> = Stream::default();
+    let told = |stream: &mut Stream<Vec<u8>>, mut step: Step| {
+        std::iter::from_fn(|| stream.poll_action(&mut step)).collect::<Vec<_>>()
+    };
+    let step = stream.handle_start();
+    assert_eq!(told(&mut stream, step), [Action::Interest]);
+    let step = stream.handle_limits(Some(1), Some(0)).expect("in order");
+    assert_eq!(told(&mut stream, step), []);
+    let step = stream.handle_unsent(b"abc".to_vec(), 1).expect("two left");
+    assert_eq!(
+        told(&mut stream, step),
+        [Action::Interest, Action::PauseProtocol]
+    );
+    let mut outer = stream.handle_sent(2, &mut Vec::new());
+    assert_eq!(stream.poll_action(&mut outer), Some(Action::ResumeProtocol));
+    // In `resume_writing()`: the backend is asked for less than before, then something is written.
+    let step = stream.handle_pause_reading().expect("it was reading");
+    assert_eq!(told(&mut stream, step), [Action::Interest]);
+    assert!(!stream.wants_write());
+    let moment = Moment {
+        turn: 1,
+        is_busy: true,
+    };
+    assert_eq!(stream.handle_write(1, Some(moment)), WritePlan::Queue);
+    assert_eq!(stream.handle_held(b"d".to_vec()), Ok(true));
+    assert_eq!(told(&mut stream, outer), []);
+    assert!(stream.handle_flush());
+    let step = stream.handle_blocked();
+    assert_eq!(told(&mut stream, step), [Action::Interest]);
+    assert!(stream.wants_write());
+}
+
+#[test]
+fn lost_while_resumed_disarms() {
+    let mut driver = idle(1);
+    driver.call(Call::Limits(1, 0));
+    driver.call(Call::PauseReading);
+    driver.call(Call::Write(4));
+    driver.reactions = vec![Call::Abort];
+    driver.apply(&Op::EndTurn {
+        freed: 9,
+        broken: false,
+        busy: false,
+    });
+    assert_eq!(driver.seen, [Seen::Pause, Seen::Resume, Seen::LostSoon]);
+    assert_eq!(driver.interest, (false, false));
 }
 
 #[test]

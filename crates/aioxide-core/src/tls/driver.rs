@@ -129,7 +129,7 @@ impl Driver {
         match self.world.encrypt(&piece) {
             Engine::Done => self
                 .tls
-                .handle_encrypted(step, piece.len(), &mut self.spent),
+                .handle_encrypted(step, piece.len(), false, &mut self.spent),
             _ => self.tls.handle_encrypt_blocked(step),
         }
     }

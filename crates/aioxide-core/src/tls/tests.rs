@@ -91,7 +91,7 @@ fn a_large_write_stops_where_the_transport_does() {
     let (mut step, mut spent) = (tls.handle_write_end(), Vec::new());
     for _ in 0..3 {
         assert_eq!(tls.poll_action(&mut step), Some(Action::Encrypt));
-        tls.handle_encrypted(&mut step, PIECE_BYTES, &mut spent);
+        tls.handle_encrypted(&mut step, PIECE_BYTES, false, &mut spent);
         assert_eq!(tls.poll_action(&mut step), Some(Action::Send));
     }
     tls.handle_pause_writing();
@@ -100,6 +100,24 @@ fn a_large_write_stops_where_the_transport_does() {
     assert_eq!(tls.backlog().size_bytes(), (1 << 20) - 3 * PIECE_BYTES);
     let mut step = tls.handle_resume_writing();
     assert_eq!(tls.poll_action(&mut step), Some(Action::Encrypt));
+}
+
+#[test]
+fn pieces_gather_where_there_is_room() {
+    let mut tls = wrapped();
+    assert_eq!(tls.handle_queued(vec![0; 4 * PIECE_BYTES]), Ok(()));
+    let (mut step, mut spent) = (tls.handle_write_end(), Vec::new());
+    for (has_room, next) in [(true, None), (false, Some(Action::Send)), (true, None)] {
+        assert_eq!(tls.poll_action(&mut step), Some(Action::Encrypt));
+        tls.handle_encrypted(&mut step, PIECE_BYTES, has_room, &mut spent);
+        if let Some(next) = next {
+            assert_eq!(tls.poll_action(&mut step), Some(next));
+        }
+    }
+    assert_eq!(tls.poll_action(&mut step), Some(Action::Encrypt));
+    // The last one leaves with those before it.
+    tls.handle_encrypted(&mut step, PIECE_BYTES, true, &mut spent);
+    assert_eq!(actions(&mut tls, &mut step), [Action::Send]);
 }
 
 #[test]
@@ -123,7 +141,7 @@ fn closing_waits_for_the_backlog() {
     assert_eq!(tls.state(), State::Flushing);
     let (mut step, mut spent) = (tls.handle_resume_writing(), Vec::new());
     assert_eq!(tls.poll_action(&mut step), Some(Action::Encrypt));
-    tls.handle_encrypted(&mut step, 9, &mut spent);
+    tls.handle_encrypted(&mut step, 9, false, &mut spent);
     assert_eq!(
         actions(&mut tls, &mut step),
         [Action::Send, Action::Shutdown]
