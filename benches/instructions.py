@@ -42,6 +42,8 @@ HERE = Path(__file__).parent
 COUNTS = (2000, 12000)
 # Requests to a server, or operations of an application's row.
 APPLICATION_COUNTS = (200, 1000)
+# Of operations of millions of instructions fewer are as telling, and take minutes less.
+HEAVY_COUNTS = {"asyncpg-rows": (50, 250), "httpx": (100, 400), "redis": (20, 100)}
 CONNECTIONS = 10
 # Applications that are no servers.
 CLIENTS = ("aiohttp-client", "httpx", "asyncpg", "asyncpg-rows", "redis", "aiosqlite")
@@ -198,9 +200,8 @@ def count(loop: str, name: str, top: int = 0) -> tuple[float, float, str]:
     is_server = name in applications.SERVERS
     is_application = is_server or name in application_rows.ROWS
     group = 1 if is_server else measure.find(name).group
-    few, many = (
-        -(-each // group) * group for each in (APPLICATION_COUNTS if is_application else COUNTS)
-    )
+    counts = HEAVY_COUNTS.get(name, APPLICATION_COUNTS if is_application else COUNTS)
+    few, many = (-(-each // group) * group for each in counts)
     run = run_server if is_server else run_row
     with tempfile.TemporaryDirectory() as folder:
         at_first, later = run(loop, name, few, many, Path(folder) / "callgrind.out")
