@@ -43,7 +43,7 @@ COUNTS = (2000, 12000)
 # Requests to a server, or operations of an application's row.
 APPLICATION_COUNTS = (200, 1000)
 # Of operations of millions of instructions fewer are as telling, and take minutes less.
-HEAVY_COUNTS = {"asyncpg-rows": (50, 250), "httpx": (100, 400), "redis": (20, 100)}
+HEAVY_COUNTS = {"asyncpg-rows": (50, 250), "redis": (20, 100)}
 CONNECTIONS = 10
 # Applications that are no servers.
 CLIENTS = ("aiohttp-client", "httpx", "asyncpg", "asyncpg-rows", "redis", "aiosqlite")
