@@ -68,10 +68,11 @@ class PackingRoom:
         last = 0
         while True:
             self._arrived.clear()
+            closing = self._closing  # before looking: the last look sees every order
             for order_id in await self._store.new_orders(after=last):
                 await self._queue.put(order_id)
                 last = order_id
-            if self._closing:
+            if closing:
                 return
             await self._arrived.wait()
 
