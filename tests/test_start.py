@@ -142,48 +142,6 @@ def test_parts_know_the_stock_loop_though_another_is_in_its_place() -> None:
     assert printed[1] == output("from aioxide import sendfile; print(sendfile._SEEKS_ALWAYS)")[0]
 
 
-COLLECTOR = """
-import gc
-kept = [[]]
-exec({change!r})
-before = gc.isenabled(), gc.get_freeze_count() > 0
-import aioxide
-print(before == (gc.isenabled(), gc.get_freeze_count() > 0))
-print(any(thing is kept for thing in gc.get_objects()))
-class Circle: pass
-def circle():
-    import weakref
-    it = Circle()
-    it.it = it
-    return weakref.ref(it)
-made = circle()
-gc.collect()
-print(made() is None)
-"""
-
-
-@pytest.mark.parametrize("change", ["pass", "gc.disable()", "gc.freeze()"])
-def test_the_import_leaves_the_collector_as_it_was(change: str) -> None:
-    same, known, collected = output(COLLECTOR.format(change=change))
-    assert (same, collected) == ("True", "True")
-    # What was there before is still looked through, unless it was frozen.
-    assert known == str(change != "gc.freeze()")
-
-
-MISSING = """
-import gc, sys
-sys.modules["aioxide._aioxide"] = None
-try:
-    import aioxide
-except ImportError:
-    print(gc.isenabled())
-"""
-
-
-def test_an_import_that_fails_leaves_the_collector_on() -> None:
-    assert output(MISSING) == ["True"]
-
-
 LATER = """
 import aioxide, asyncio, sys
 for name, module in aioxide._LATER.items():

@@ -6,7 +6,6 @@ it: this file and the package's `__init__` up to its import parse on every Pytho
 
 from __future__ import annotations
 
-import gc
 import sys
 
 #: The oldest Python whose asyncio aioxide follows; also in `pyproject.toml`.
@@ -26,7 +25,7 @@ def _check() -> None:
     if sys.platform != "linux":
         raise ImportError(f"aioxide needs Linux; this is {sys.platform}")
     try:
-        _import_native()
+        from ._aioxide import Loop as _  # noqa: F401 - loaded is all it has to be
     except ModuleNotFoundError as error:
         if error.name != f"{__package__}._aioxide":
             raise
@@ -34,24 +33,6 @@ def _check() -> None:
             f"aioxide has no native part for this interpreter ({sys.implementation.cache_tag}): "
             "it was installed for another one"
         ) from None
-
-
-def _import_native() -> None:
-    """Import the native part, and with it asyncio, in peace from the garbage collector.
-
-    Nearly all that is made meanwhile stays for good: to look through it for garbage, again and
-    again, is a twentieth of the import's time. It goes straight to the collector's old objects.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        from ._aioxide import Loop as _  # noqa: F401 - loaded is all it has to be
-    finally:
-        if collects:
-            if not gc.get_freeze_count():
-                gc.freeze()
-                gc.unfreeze()
-            gc.enable()
 
 
 _check()
