@@ -12,7 +12,8 @@ import pytest
 
 _BODIES = {
     "a lock": "lock.acquire()",
-    "with the interpreter held": "ctypes.PyDLL(None).sleep(600)",
+    # No signal ends it: the second time it waits for itself.
+    "with the interpreter held": "[ctypes.PyDLL(None).pthread_mutex_lock(mutex) for _ in 'ab']",
     "a forked child": "(pid := os.fork()) or lock.acquire(); os.waitpid(pid, 0)",
     "another program": "subprocess.run(['sleep', '600'])",
 }
@@ -20,6 +21,7 @@ _FILE = """
 import ctypes, os, subprocess, threading
 lock = threading.Lock()
 lock.acquire()
+mutex = ctypes.create_string_buffer(64)
 def innermost_of_all():
     {body}
 def test_short(): pass

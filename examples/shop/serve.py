@@ -31,14 +31,6 @@ Ctrl-C closes the shop.
 """
 
 
-async def serve(listener: socket.socket) -> None:
-    """Greet, and serve until interrupted: from the greeting on, that is the loop's affair."""
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    print(GREETING.format(url=url, database=data_dir() / "shop.db"), flush=True)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    await server.serve(sockets=[listener])
-
-
 def main() -> None:
     """Read the command line, listen, and serve until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(description="Serve the tea shop on aioxide.")
@@ -55,7 +47,11 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops us as Ctrl-C does
     with listener, contextlib.suppress(KeyboardInterrupt):
-        aioxide.run(serve(listener))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        print(GREETING.format(url=url, database=data_dir() / "shop.db"), flush=True)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        with contextlib.closing(server.serve(sockets=[listener])) as serving:
+            aioxide.run(serving)
     print("The tea shop is closed.")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 PROLOGUE = """
-import asyncio, os, signal, sys, threading, warnings
+import asyncio, importlib.machinery, os, signal, sys, threading, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 def child_of(work):
     pid = os.fork()
@@ -22,6 +22,23 @@ def child_of(work):
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
+def slow_import_of(slow):
+    # Not in find_spec(): a fork waits for the lock that is held there.
+    begun, ends = threading.Event(), threading.Event()
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name != slow or begun.is_set():
+                return None
+            spec = importlib.machinery.PathFinder.find_spec(name, path)
+            execute = spec.loader.exec_module
+            def exec_module(module):
+                begun.set()
+                assert ends.wait(10)
+                execute(module)
+            spec.loader.exec_module = exec_module
+            return spec
+    sys.meta_path.insert(0, Finder())
+    return begun, ends
 """
 
 PROGRAMS = {
@@ -94,13 +111,7 @@ for thread in threads:
 assert codes == [0] * 10, codes
 """,
     "a fork while another thread imports what jobs need": """
-begun, ends = threading.Event(), threading.Event()
-class Slow:
-    def find_spec(self, name, path=None, target=None):
-        if name == "concurrent.futures.thread" and not begun.is_set():
-            begun.set()
-            ends.wait(10)
-sys.meta_path.insert(0, Slow())
+begun, ends = slow_import_of("concurrent.futures.thread")
 done = []
 def jobs():
     done.append(LIB.run(asyncio.to_thread(str, 1)))
@@ -118,13 +129,7 @@ jobs()
 assert (codes, done) == ([0] * 2, ["1"] * 2), (codes, done)
 """,
     "a fork while another thread imports what connections need": """
-begun, ends = threading.Event(), threading.Event()
-class Slow:
-    def find_spec(self, name, path=None, target=None):
-        if name == "aioxide.connect" and not begun.is_set():
-            begun.set()
-            ends.wait(10)
-sys.meta_path.insert(0, Slow())
+begun, ends = slow_import_of("aioxide.connect")
 def connects():
     async def main():
         server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)

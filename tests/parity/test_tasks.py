@@ -226,7 +226,7 @@ def test_coroutine_and_context_of_a_task(lib):
     task = lib.loop.create_task(coro)
     assert task.get_coro() is coro
     assert task._coro is coro
-    if hasattr(asyncio.Task, "get_context"):
+    if hasattr(lib.Task, "get_context"):
         assert isinstance(task.get_context(), contextvars.Context)
         own = contextvars.copy_context()
         with_own = lib.Task(idle(), loop=lib.loop, context=own)
