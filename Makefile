@@ -187,7 +187,7 @@ bench: ## Measures every loop that this Python can install, in ten minutes: repo
 	  'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .PHONY: bench-full
-bench-full: ## The same with every case, size and number of connections; takes hours
+bench-full: ## The same with every case, size and number of connections, in 45 minutes
 	@$(MAKE) --no-print-directory bench BENCH_ARGS="--full $(BENCH_ARGS)"
 
 .PHONY: run-bench

@@ -42,6 +42,7 @@ CASES = [
         echo.METRICS,
         partial(serve, name, kind),
         primitives_full=True,
+        takes=lambda effort: load.takes_s(effort) + 0.1,
     )
     for name, (title, kind) in SERVERS.items()
 ] + inside.make(application_rows.ROWS, inside.MICROSECONDS, often=False)

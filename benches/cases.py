@@ -52,7 +52,7 @@ class Effort:
 EFFORTS = {
     "quick": Effort("quick", 1, 0.02, 200),
     "short": Effort("short", 3, 0.02, 200),
-    "full": Effort("full", 5, 0.1, 1000, samples=5),
+    "full": Effort("full", 3, 0.05, 300),
 }
 
 
@@ -77,12 +77,15 @@ class Case:
     primitives: bool = False
     # The same, where it is left to the full form.
     primitives_full: bool = False
-    # Where one round is long: at most so many in the short form.
+    # Where one round is long: at most so many in the short form, and in the full form.
     short_rounds: int | None = None
+    full_rounds: int | None = None
     # Where rounds do not differ: at most so many in any form.
     rounds_max: int | None = None
     # The metrics that decide who is ahead; the first if not said.
     compared: tuple[Metric, ...] = ()
+    # Seconds that one round of one entrant takes about, on a machine as that of the kept results.
+    takes: Callable[[Effort], float] = lambda _: 0.4
 
     def belongs(self, form: str) -> bool:
         """Return whether a form has the case."""
@@ -90,7 +93,8 @@ class Case:
 
     def rounds(self, effort: Effort) -> int:
         """Return how many rounds the case is worth."""
-        limits = [self.rounds_max, self.short_rounds if effort.form != "full" else None]
+        of_form = self.full_rounds if effort.form == "full" else self.short_rounds
+        limits = [self.rounds_max, of_form]
         return min([effort.rounds, *(limit for limit in limits if limit is not None)])
 
 

@@ -33,6 +33,11 @@ NODE = "node"
 WARMUP_MS = 60
 # Start of the slowest server, with room for a busy machine.
 START_S_MAX = 30.0
+# Starting and ending a server and a client.
+AROUND_S = 0.1
+# Kinds of certificates. Signing with RSA costs about 30 times what verifying does, with ECDSA less
+# than that: only with RSA a handshake is the server's work.
+ECDSA, RSA = "ECDSA", "RSA"
 # The kernel's CPUCLOCK_SCHED, nanoseconds of the scheduler.
 SCHEDULER_CLOCK = 2
 
@@ -47,6 +52,11 @@ class Load:
     measure_ms: int = 300
     warmup_ms: int = WARMUP_MS
     requests: int = 0
+
+
+def takes_s(effort: cases.Effort) -> float:
+    """Return about how long a load takes with all that is around it."""
+    return (effort.load_ms + WARMUP_MS) / 1000 + AROUND_S
 
 
 def compiled(name: str) -> Path:
@@ -89,13 +99,13 @@ def folder() -> Path:
 
 
 @functools.cache
-def certificate() -> str:
-    """Return the path of a file with an ECDSA key (P-256) and its certificate."""
+def certificate(key: str) -> str:
+    """Return the path of a file with a key (ECDSA P-256, RSA 2048) and its certificate."""
     import trustme
 
-    kind = trustme.KeyType.ECDSA
+    kind = trustme.KeyType[key]
     issued = trustme.CA(key_type=kind).issue_cert("localhost", key_type=kind)
-    path = folder() / "server.pem"
+    path = folder() / f"{key}.pem"
     issued.private_key_and_cert_chain_pem.write_to_path(str(path))
     return str(path)
 
@@ -109,10 +119,10 @@ def target_of(transport: str) -> str:
     return f"unix:{path}"
 
 
-def server_command(entrant: str, target: str, mode: str, style: str) -> list[str]:
+def server_command(entrant: str, target: str, mode: str, style: str, key: str = ECDSA) -> list[str]:
     """Return how to start an entrant's server."""
     core, _ = cases.cores()
-    pem = certificate() if target == "tls" else ""
+    pem = certificate(key) if target == "tls" else ""
     if entrant == LIMIT:
         return [*c_program("limit_server", core), target, mode, pem]
     if entrant == NODE:
@@ -172,8 +182,9 @@ def cpu_seconds(server: Any) -> float:
 
 def apply(target: str, load: Load, server: Any) -> dict[str, float]:
     """Put the load on a running server; return what the clients counted, and the server's CPU."""
+    # Unbuffered: what a buffer holds after its first line, `communicate` would not see.
     client = subprocess.Popen(
-        client_command(target, load), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        client_command(target, load), stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     )
     assert client.stdout is not None
     try:
@@ -190,8 +201,8 @@ def apply(target: str, load: Load, server: Any) -> dict[str, float]:
         client.communicate()
     if client.returncode != 0:
         stalled = "no answer for too long" if client.returncode == 2 else "the client failed"
-        raise cases.Failure(complaint(server) or cases.last_line(errors) or stalled)
-    if first != "ready\n":
+        raise cases.Failure(complaint(server) or cases.last_line(errors.decode()) or stalled)
+    if first != b"ready\n":
         # The time was over before anybody had an answer.
         output = first + output
     counts: dict[str, float] = json.loads(output)
@@ -210,9 +221,14 @@ def complaint(server: Any) -> str:
 
 
 def measure(
-    entrant: str, transport: str, mode: str, load: Load, style: str = "protocol"
+    entrant: str,
+    transport: str,
+    mode: str,
+    load: Load,
+    style: str = "protocol",
+    key: str = ECDSA,
 ) -> dict[str, float]:
     """Start a server, put the load on it, end it."""
     target = target_of(transport)
-    with running(server_command(entrant, target, mode, style)) as (server, line):
+    with running(server_command(entrant, target, mode, style, key)) as (server, line):
         return apply(address(target, line), load, server)

@@ -34,10 +34,11 @@ SHORT_ROWS = ("sleep0", "cancel", "timers", "task", "timeout")
 # What the tables call what is pending.
 KINDS = {"tasks": "pending", "timers": "pending timers"}
 CLOCKS = ("wall", "cpu")
-# Rounds of minutes each.
-ROUNDS_MAX = 3
-# asyncio needs about ten seconds to make a million tasks with timers.
-MEASURE_S_MAX = 900.0
+# Of about half a minute for each loop.
+FULL_ROUNDS = 2
+# What making a million takes about: asyncio's tasks with timers more than ten seconds.
+SET_UP_S = {"tasks": 10.0, "timers": 2.0}
+MEASURE_S_MAX = 280.0
 
 
 def key(row: str, size: int, clock: str = "wall") -> str:
@@ -65,6 +66,11 @@ def find_costs(
     return found
 
 
+def takes(kind: str, samples: int, effort: cases.Effort) -> float:
+    """Return about how long one loop takes for rows at sizes."""
+    return SET_UP_S[kind] + samples * (1.5 * effort.samples * effort.seconds + 0.1)
+
+
 def make(
     name: str, kind: str, names: Sequence[str], sizes: Sequence[int], **forms: bool
 ) -> cases.Case:
@@ -88,9 +94,9 @@ def make(
         f"{kind} pending",
         tuple(metrics),
         partial(find_costs, kind, names, sizes),
-        primitives_full=True,
         short_rounds=1,
-        rounds_max=ROUNDS_MAX,
+        full_rounds=FULL_ROUNDS,
+        takes=partial(takes, kind, len(names) * len(sizes)),
         compared=tuple(compared),
         **forms,
     )

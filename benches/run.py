@@ -123,6 +123,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="of each sample of a row")
     parser.add_argument("--load-ms", type=int, help="of each load on a server")
     parser.add_argument("--list", action="store_true", help="show the cases")
+    parser.add_argument("--plan", action="store_true", help="show what would run, and how long")
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),
@@ -204,6 +205,18 @@ def show_list() -> None:
             print(f"{family.name:14} {case.name:28} {case.title:44} {form}".rstrip())
 
 
+def show_plan(run: store.Run) -> None:
+    """Print what a run would measure, family by family, and about how long that takes."""
+    chosen = [BY_NAME[name] for name in run.chosen]
+    planned = list(collect.schedule(chosen, run.here, run.effort))
+    print("| family | cases | measurements | about |\n| --- | --: | --: | --: |")
+    for family in (*families.FAMILIES, families.Family("all", "", "", families.CASES)):
+        own = [each for each in planned if each[1] in family.cases]
+        seconds = collect.expected_s(own, run.effort, run.cells)
+        names = {case.name for _, case, _ in own}
+        print(f"| {family.name} | {len(names)} | {len(own)} | {seconds / 60:.1f} min |")
+
+
 def measure(run: store.Run, path: Path) -> Sequence[str]:
     """Measure what a run lacks, and return the names of the cases that have been begun.
 
@@ -236,6 +249,8 @@ def main() -> None:
     options = parse()
     if options.again:
         again(options)
+    elif options.plan:
+        show_plan(start(options))
     elif options.list:
         show_list()
     else:

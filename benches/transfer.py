@@ -33,10 +33,25 @@ def bulk(
     }
 
 
-def churn(transport: str, style: str, entrant: str, effort: cases.Effort) -> cases.Samples:
+def churn(
+    transport: str, style: str, entrant: str, effort: cases.Effort, key: str = load.ECDSA
+) -> cases.Samples:
     """Make connections, each for one request, as fast as it goes."""
     what = load.Load("churn", CHURN_CONNECTIONS, CHURN_BYTES, effort.load_ms)
-    return echo.samples(load.measure(entrant, transport, "echo", what, style), what)
+    return echo.samples(load.measure(entrant, transport, "echo", what, style, key), what)
+
+
+def certificate_case(name: str, title: str, key: str) -> cases.Case:
+    """Make a case of handshakes with a certificate of one kind."""
+    return cases.Case(
+        name,
+        f"handshakes: {title}",
+        CHURN,
+        partial(churn, "tls", "protocol", key=key),
+        beside=(load.LIMIT, load.NODE),
+        also=(loops.FASTNET,),
+        takes=load.takes_s,
+    )
 
 
 def bulk_case(name: str, title: str, mode: str, transport: str, style: str) -> cases.Case:
@@ -51,6 +66,7 @@ def bulk_case(name: str, title: str, mode: str, transport: str, style: str) -> c
         also=(loops.FASTNET,) if transport == "tls" else (),
         short=(transport, style) == ("tcp", "protocol"),
         primitives=style == "streams",
+        takes=load.takes_s,
     )
 
 
@@ -62,9 +78,9 @@ def churn_case(name: str, title: str, transport: str, style: str) -> cases.Case:
         CHURN,
         partial(churn, transport, style),
         beside=(load.LIMIT, load.NODE),
-        also=(loops.FASTNET,) if transport == "tls" else (),
         short=style == "protocol",
         primitives=style == "streams",
+        takes=load.takes_s,
     )
 
 
@@ -77,5 +93,6 @@ CASES = [
     bulk_case("bulk-out-tls", "bulk: sent over TLS", "source", "tls", "protocol"),
     churn_case("churn", "connections: TCP, Protocol", "tcp", "protocol"),
     churn_case("churn-streams", "connections: TCP, streams", "tcp", "streams"),
-    churn_case("handshakes", "handshakes: TLS, Protocol", "tls", "protocol"),
+    certificate_case("handshakes", "ECDSA P-256", load.ECDSA),
+    certificate_case("handshakes-rsa", "RSA 2048", load.RSA),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -88,13 +89,38 @@ def test_sittings_of_one_run_have_one_environment() -> None:
     assert told == "versions: {'uvloop': '1'} then, {'uvloop': '2'} now"
 
 
-def test_how_long_it_takes_is_told_when_it_is_known() -> None:
+def test_how_long_it_takes_is_told() -> None:
+    told = dataclasses.replace(case(lambda *_: {}), takes=lambda effort: 7.0 * effort.samples)
+    planned = list(collect.schedule([told], ["x", "y", "bad"], EFFORT))
+    assert collect.expected_s(planned, EFFORT, {}) == 7.0 * EFFORT.samples * EFFORT.rounds * 3
+    # What was measured says more than what was expected; what is there takes nothing.
     cells = {
         ("a", "x"): collect.Cell([{"wall": [1.0]}] * 2, seconds=120.0),
-        ("a", "y"): collect.Cell([], "it broke", 60.0),
+        ("a", "y"): collect.Cell([{"wall": [1.0]}] * EFFORT.rounds, seconds=120.0),
+        ("a", "bad"): collect.Cell([], "it broke", 60.0),
     }
-    assert collect.left([("a", "x"), ("a", "y")], cells) == ", about 1 min left"
-    assert collect.left([("a", "x"), ("a", "z")], cells) == ""
+    assert collect.expected_s(planned, EFFORT, cells) == 60.0
+
+
+def test_the_full_form_is_run_in_one_sitting() -> None:
+    """By what its parts say that they take with every loop of ours and others'."""
+    effort = cases.EFFORTS["full"]
+    planned = list(collect.schedule(run.choose([], "full"), loops.LOOPS, effort))
+    assert collect.expected_s(planned, effort, {}) < 45 * 60
+    # Whatever differs from round to round has a median and a spread.
+    once = {each.name for each in run.choose([], "full") if each.rounds(effort) == 1}
+    assert all(name.startswith(("instructions-", "memory-")) for name in once)
+
+
+def test_a_plan_measures_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHES / "run.py"), "--plan", "--results", str(tmp_path)]
+    asked = ["--only", "sleep0", "start-again", "--loops", "asyncio"]
+    done = subprocess.run([*command, *asked], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    # The limit takes part in the first.
+    assert "| scheduling | 1 | 6 | 0.0 min |" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("| all | 2 | 9 |")
+    assert not list(tmp_path.iterdir())
 
 
 # --- the whole ---
@@ -181,6 +207,15 @@ def test_load_does_not_exceed_its_time_otherwise() -> None:
     counts = load.measure(load.LIMIT, "tcp", "echo", what)
     # On a machine that stood still meanwhile the one answer it has to have is all it has.
     assert counts["seconds"] == 0.05 or counts["requests"] == 1
+
+
+def test_what_comes_with_the_first_line_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"requests": 1, "bytes": 0}
+    both = f"ready\n{json.dumps(counts)}\n".encode()
+    client = [sys.executable, "-c", f"import os; os.write(1, {both!r})"]
+    monkeypatch.setattr(load, "client_command", lambda *_: client)
+    with load.running([sys.executable, "-c", "print(0, flush=True); input()"]) as (server, _):
+        assert load.apply("tcp:0", load.Load(), server).items() >= counts.items()
 
 
 def lie(listener: socket.socket) -> None:

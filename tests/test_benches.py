@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +21,9 @@ import inside
 import instructions
 import limit_loop
 import lines
+import load
 import loops
+import memory
 import pending
 import primitive_rows
 import rows
@@ -77,8 +80,8 @@ def test_what_does_not_vary_is_counted_once() -> None:
     chosen = [case("a", rounds_max=1, short_rounds=2), case("b", short_rounds=1)]
     order = [(turn, each.name) for turn, each, _ in collect.schedule(chosen, ["x"], TWO)]
     assert order == [(0, "a"), (0, "b"), (1, "b")]
-    limited = case("a", rounds_max=2, short_rounds=1)
-    assert (limited.rounds(EFFORT), limited.rounds(TWO)) == (1, 2)
+    limited = case("a", short_rounds=2, full_rounds=1)
+    assert (limited.rounds(EFFORT), limited.rounds(TWO)) == (2, 1)
 
 
 def test_each_form_has_its_cases() -> None:
@@ -160,6 +163,23 @@ def test_a_late_failure_hides_no_number() -> None:
     cells = {("a", "x"): collect.Cell([{"wall": [2.0]}, {"wall": [4.0]}], "later")}
     text = tables.table([lines.make(case("a"), TIME, cells)])
     assert "3 <sub>2..4</sub> **(failed later)**" in text
+
+
+def test_who_cannot_be_counted_says_so_at_once() -> None:
+    (name,) = instructions.UNANSWERED
+    with pytest.raises(cases.Failure, match="no answer under callgrind"):
+        instructions.measure_case("uvicorn", name, EFFORT)
+
+
+def test_connections_that_nobody_makes_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "HOLD_S_MAX", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"tcp:{silent.getsockname()[1]}"
+        with (
+            load.running([sys.executable, "-c", "print(0, flush=True); input()"]) as (server, _),
+            pytest.raises(cases.Failure, match=r"could not be made within 0\.05 s"),
+        ):
+            memory.held(server, target, 1)
 
 
 def test_a_loop_that_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
