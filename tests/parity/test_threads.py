@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import gc
 import queue
+import sys
 import threading
 
 import pytest
@@ -293,3 +294,46 @@ def test_runner_in_a_thread(lib):
     thread.start()
     thread.join()
     lib.note(result)
+
+
+def test_a_thread_that_calls_without_a_pause_lets_the_loop_run(lib):
+    async def main():
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        arrived, sent = [], []
+
+        def send():
+            call = loop.call_soon_threadsafe
+            # Nobody takes the GIL from this thread; it has to give it away.
+            while not arrived and len(sent) < 1_000_000:
+                sent.append(len(sent))
+                call(arrived.append, sent[-1])
+            lib.note(bool(arrived))
+            call(done.set_result, None)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        await done
+        thread.join()
+        lib.note(arrived == sent)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        lib.run(main)
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_who_calls_its_own_loop_goes_on(lib):
+    async def main():
+        loop, arrived = asyncio.get_running_loop(), []
+        done = loop.create_future()
+        for number in range(20_000):
+            loop.call_soon_threadsafe(arrived.append, number)
+        loop.call_soon_threadsafe(done.set_result, None)
+        lib.note(arrived)
+        await done
+        lib.note(arrived == list(range(20_000)))
+
+    lib.run(main)

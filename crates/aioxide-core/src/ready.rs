@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 /// Room that a queue keeps, in entries: a burst beyond it gives its memory back.
-const IDLE_CAPACITY_MAX: usize = 16_384;
+pub(crate) const IDLE_CAPACITY_MAX: usize = 16_384;
 
 /// A turn of so many times fewer entries than there is room for ends a burst: growing again costs
 /// less than a hundredth of what running as many entries does.
@@ -44,6 +44,16 @@ impl<T> Ready<T> {
     #[inline]
     pub fn push(&mut self, entry: T) {
         self.entries.push_back(entry);
+    }
+
+    /// Appends all entries of a batch; returns it empty, or other memory in its place. O(1) if the
+    /// queue is empty.
+    pub fn append(&mut self, mut batch: Vec<T>) -> Vec<T> {
+        if self.entries.is_empty() {
+            return std::mem::replace(&mut self.entries, batch.into()).into();
+        }
+        self.entries.extend(batch.drain(..));
+        batch
     }
 
     /// Number of entries, those of the current turn included.
@@ -170,6 +180,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Push(u16),
+        Append(Vec<u16>),
         Begin,
         Pop,
         Drain,
@@ -181,6 +192,7 @@ mod tests {
         fn behaves_as_two_queues(steps in vec(
             prop_oneof![
                 8 => any::<u16>().prop_map(Step::Push),
+                1 => vec(any::<u16>(), 0..4).prop_map(Step::Append),
                 2 => Just(Step::Begin),
                 8 => Just(Step::Pop),
                 1 => Just(Step::Drain),
@@ -196,6 +208,10 @@ mod tests {
                     Step::Push(value) => {
                         ready.push(value);
                         later.push_back(value);
+                    }
+                    Step::Append(batch) => {
+                        later.extend(&batch);
+                        prop_assert!(ready.append(batch).is_empty());
                     }
                     Step::Begin => {
                         now.append(&mut later);

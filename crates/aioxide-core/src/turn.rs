@@ -135,10 +135,7 @@ impl<E, R> Turn<E, R> {
         stopping: bool,
         is_cancelled: impl Fn(&E) -> bool,
         discarded: &mut Vec<E>,
-    ) -> Poll
-    where
-        E: Send,
-    {
+    ) -> Poll {
         if !inbox.is_empty() {
             self.collect(inbox);
         }
@@ -163,10 +160,7 @@ impl<E, R> Turn<E, R> {
     /// is ready, nothing else is known, and neither count nor clock have to be asked about a poll.
     /// Returns the number of entries. `None`: nothing was done, `prepare` decides.
     #[inline]
-    pub fn begin_at_once(&mut self, inbox: &Inbox<E>) -> Option<usize>
-    where
-        E: Send,
-    {
+    pub fn begin_at_once(&mut self, inbox: &Inbox<E>) -> Option<usize> {
         let turns = self.turns_since_poll + 1;
         if self.ready.is_empty()
             || !self.timers.is_empty()
@@ -182,14 +176,13 @@ impl<E, R> Turn<E, R> {
     }
 
     /// Takes in what other threads sent; after a sleep, before its events.
-    pub fn collect(&mut self, inbox: &Inbox<E>)
-    where
-        E: Send,
-    {
-        let before = self.ready.len();
-        inbox.drain_into(|entry| self.ready.push(entry));
-        let count = self.ready.len() - before;
-        self.stats.inbox_entries.add(count as u64);
+    pub fn collect(&mut self, inbox: &Inbox<E>) {
+        if inbox.is_empty() {
+            return;
+        }
+        let batch = inbox.take();
+        self.stats.inbox_entries.add(batch.len() as u64);
+        inbox.give_back(self.ready.append(batch));
     }
 
     /// Makes due timers ready, after the events of this turn; returns their number.

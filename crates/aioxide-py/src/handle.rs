@@ -24,6 +24,7 @@ mod queued;
 
 pub use class::{build_thread_safe_type, build_timer_type, build_type};
 use guard::Guard;
+pub use guard::this_thread;
 pub use queued::{PerLoop, new_queued, new_queued_thread_safe, run_queued, show};
 
 /// How many arguments a handle holds without a tuple: measured, almost no callback has more.

@@ -52,7 +52,7 @@ pub use class::build_type;
 pub use create::{create_future_on, create_future_with, create_plain_task};
 pub use job_queue::build_type as build_job_queue_type;
 pub use lookout::build_type as build_lookout_type;
-pub use schedule::foreign_call_soon;
+pub use schedule::{HAND_OVER_ENTRIES, foreign_call_soon};
 pub use sock_methods::export;
 pub use watch::fd_of;
 
@@ -109,10 +109,6 @@ impl Entry {
         }
     }
 }
-
-// SAFETY: entries cross threads only through the inbox, put in and taken out by threads that are
-// attached to the interpreter; the inbox itself never touches what it carries.
-unsafe impl Send for Entry {}
 
 /// What a native transport or listener does when its descriptor is ready.
 pub type OnReady = fn(Obj<'_>, Readiness) -> R<()>;

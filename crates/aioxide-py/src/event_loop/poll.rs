@@ -79,7 +79,6 @@ impl LoopFields {
         } else {
             None
         };
-        // With the GIL, so that nobody holds the inbox's lock while another thread forks.
         let prepare = || self.inbox.prepare(looks.is_some());
         let doze = may_sleep.then(prepare).flatten();
         let (waited, came) = match doze {

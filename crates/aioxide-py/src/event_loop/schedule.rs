@@ -5,17 +5,26 @@
 
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use aioxide_core::backend::Backend;
 
 use super::{Entry, LoopFields, fields};
 use crate::ffi::builtin::add;
 use crate::ffi::call::float;
 use crate::ffi::object::none_ref;
-use crate::ffi::{Args, Obj, R, Raised, Ref, gil};
+use crate::ffi::{Args, Obj, R, Raised, Ref, gil, park};
 use crate::handle::{self, Callback};
 use crate::state::state;
 use crate::sync::Listener;
 use crate::task;
+
+/// Entries after which a thread that sends without a pause lets the loop run: what they need fits
+/// the caches.
+pub const HAND_OVER_ENTRIES: usize = 8192;
+
+/// Long enough for a thread to wake up and take the GIL. It has work for ten times as long then.
+const HAND_OVER_TIME: Duration = Duration::from_micros(50);
 
 impl LoopFields {
     /// Adds an entry at the end of the ready queue.
@@ -163,7 +172,12 @@ impl LoopFields {
     /// Puts an entry into the inbox and calls the loop if it waits; any thread.
     pub fn send(&self, entry: Entry) -> R<()> {
         match self.inbox.push_quietly(entry) {
-            Ok(None) => Ok(()),
+            Ok(None) => {
+                if self.inbox.len() % HAND_OVER_ENTRIES == 0 {
+                    self.hand_over();
+                }
+                Ok(())
+            }
             Ok(Some(owner)) => {
                 self.was_called.set(true);
                 if owner.call() {
@@ -177,6 +191,16 @@ impl LoopFields {
                 drop(entry);
                 Err(Raised::runtime("Event loop is closed"))
             }
+        }
+    }
+
+    /// Lets go of the GIL for a moment, so that the loop, which waits for it in another thread,
+    /// gets it now and not only when the interpreter says so, after milliseconds.
+    #[cold]
+    fn hand_over(&self) {
+        let thread = self.thread_id.get();
+        if thread != 0 && thread != handle::this_thread() as u64 {
+            park::detached(|| std::thread::sleep(HAND_OVER_TIME));
         }
     }
 

@@ -28,7 +28,7 @@ pub struct Guard {
 }
 
 /// The calling thread: a number that no other living thread has.
-fn this_thread() -> usize {
+pub fn this_thread() -> usize {
     // SAFETY: no precondition. It is the address of the thread's descriptor.
     (unsafe { libc::pthread_self() }) as usize
 }

@@ -14,14 +14,17 @@ use pyo3_ffi as c;
 use super::{
     Callback, GuardedFields, HandleFields, IN_TUPLE, Parts, allocate, fields, guarded, report, run,
 };
+use crate::event_loop::HAND_OVER_ENTRIES;
 use crate::ffi::park::{calling, unwinding};
 use crate::ffi::stage::{Stage, goes_quietly};
 use crate::ffi::weak::has_weak_references;
 use crate::ffi::{Obj, R, Raised, Ref};
 use crate::state::state;
 
-/// Room for spare handles of each type: more than a turn of most programs runs.
-const SPARES_MAX: usize = 1024;
+/// Room for spare handles of each type: as many as a thread leaves before it lets the loop run.
+/// Memory that is given back in between is cleared by the kernel when it is needed again, which
+/// takes longer than the rest of a call.
+const SPARES_MAX: usize = HAND_OVER_ENTRIES;
 
 /// What the handles of one loop share.
 #[derive(Default)]
@@ -55,10 +58,7 @@ impl PerLoop {
             &self.plain
         };
         let mut spares = spares.borrow_mut();
-        if spares.len() < spares.capacity() {
-            spares.push(handle);
-        } else if spares.len() < SPARES_MAX {
-            spares.reserve_exact(SPARES_MAX);
+        if spares.len() < SPARES_MAX {
             spares.push(handle);
         }
     }
