@@ -15,10 +15,11 @@
 //! Invariants: entries run in asyncio's order: what was ready, then what other threads sent, then
 //! I/O, then due timers, and only what was there when the turn began.
 //!
-//! The polling bound: while entries are ready, the backend is asked at the latest in the 32nd turn
-//! ([`POLL_TURNS_MAX`]) after it was last asked, and no later than the 4th turn
-//! ([`CLOCK_TURNS`]) after 50 us ([`POLL_GAP_NS_MAX`]) have passed since. With nothing ready it is
-//! asked in each turn.
+//! The polling bound: while entries are ready, the backend is asked at the latest in the 64th turn
+//! ([`POLL_TURNS_MAX`]) after it was last asked; before, in the 4th ([`CLOCK_TURNS`]), 8th, 16th or
+//! 32nd, the first of these in which 50 us ([`POLL_GAP_NS_MAX`]) have passed since. So it is asked
+//! before twice as many turns, and four more, have passed as had in these 50 us. With timers each
+//! turn looks whether they have. With nothing ready it is asked in each turn.
 
 #![forbid(unsafe_code)]
 
@@ -33,14 +34,15 @@ use crate::stats::Stats;
 use crate::timers::Timers;
 
 /// Turns with ready entries that may pass before the backend is asked: a poll that finds nothing
-/// costs about as much as two turns, so polling in every 32nd costs some percent.
-pub const POLL_TURNS_MAX: u32 = 32;
+/// costs about as much as two turns.
+pub const POLL_TURNS_MAX: u32 = 64;
 
 /// Nanoseconds after which the backend is asked whatever the count: when turns are long, polling is
 /// cheap beside them.
 pub const POLL_GAP_NS_MAX: u64 = 50_000;
 
-/// Turns from one look at the clock to the next, when no timer makes each turn look.
+/// Turns from a poll to the first look at the clock, when no timer makes each turn look; the next
+/// ones come after twice as many each.
 pub const CLOCK_TURNS: u32 = 4;
 
 /// The longest sleep, in nanoseconds: a day. *Source*: asyncio's `MAXIMUM_SELECT_TIMEOUT`.
@@ -166,7 +168,7 @@ impl<E, R> Turn<E, R> {
             || !self.timers.is_empty()
             || !inbox.is_empty()
             || turns >= POLL_TURNS_MAX
-            || turns % CLOCK_TURNS == 0
+            || looks_at_clock(turns)
         {
             return None;
         }
@@ -255,11 +257,11 @@ impl<E, R> Turn<E, R> {
 
     /// True when so much time has passed since the last poll that the count does not matter.
     ///
-    /// With timers each turn reads the clock, here rather than in `expire`; without, every fourth.
+    /// With timers each turn reads the clock, here rather than in `expire`.
     #[inline]
     fn has_gap_passed(&mut self) -> bool {
         let has_timers = !self.timers.is_empty();
-        if !has_timers && self.turns_since_poll % CLOCK_TURNS != 0 {
+        if !has_timers && !looks_at_clock(self.turns_since_poll) {
             return false;
         }
         let now_ns = self.clock.now_ns();
@@ -300,6 +302,12 @@ impl<E, R> Turn<E, R> {
         self.polled_ns = polled_ns;
         self.stats.polls.add(1);
     }
+}
+
+/// Whether the clock is read in a turn that is this number after a poll, for want of timers.
+#[inline]
+fn looks_at_clock(turns: u32) -> bool {
+    turns.is_power_of_two() && turns >= CLOCK_TURNS
 }
 
 /// A sleep of `delay` seconds in whole nanoseconds, upwards: at its end the timer is due. At least

@@ -22,7 +22,6 @@ use crate::ffi::call::{string, uint};
 use crate::ffi::class::bind_tuple;
 use crate::ffi::context::ContextSlot;
 use crate::ffi::error::given_matches;
-use crate::ffi::park::{calling, unwinding};
 #[cfg(not(Py_3_14))]
 use crate::ffi::registry::Node;
 use crate::ffi::{
@@ -34,7 +33,10 @@ use crate::sync::coroutine;
 
 mod cancel;
 mod class;
+mod sent;
 mod wait;
+
+use sent::Sent;
 
 pub use cancel::{cancel, cancel_any, cancelling_of, uncancel_of};
 pub use class::{build_type, step_callback, wakeup_callback};
@@ -96,6 +98,7 @@ pub fn create(event_loop: Obj<'_>, native: &LoopFields, options: &Options<'_>) -
     let this = fields(task.obj());
     this.future.attach(event_loop, native);
     this.future.trace_source(native)?;
+    this.check(options)?;
     start(task.obj(), this, options)?;
     Ok(task)
 }
@@ -123,27 +126,21 @@ fn init(task: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
         context: run_context.as_ref().map(Ref::obj),
         eager,
     };
-    start(task, fields(task), &options)
-}
-
-/// Fills a task that is bound to its loop, and schedules or runs its first step.
-fn start(task: Obj<'_>, this: &TaskFields, options: &Options<'_>) -> R<()> {
-    if !is_coroutine(options.coro)? {
-        this.future.log_destroy_pending.set(false);
-        let got = options.coro.repr()?;
-        return Err(Raised::type_error(&format!(
-            "a coroutine was expected, got {got}"
-        )));
-    }
-    if let Some(given) = options.context.filter(|given| !given.is_none()) {
-        check_context(given)?;
-    }
-    this.context().swap(&ContextSlot::new(options.context)?);
+    let this = fields(task);
+    this.check(&options)?;
     this.waits_for.clear();
     this.future.exception().clear();
     this.future.must_cancel.set(false);
-    this.future.log_destroy_pending.set(true);
     this.cancels_requested.set(0);
+    start(task, this, &options)
+}
+
+/// Fills a task that is bound to its loop and not cancelled, and schedules or runs its first step.
+/// What it is made of has been checked.
+#[inline(always)]
+fn start(task: Obj<'_>, this: &TaskFields, options: &Options<'_>) -> R<()> {
+    this.context().swap(&ContextSlot::new(options.context)?);
+    this.future.log_destroy_pending.set(true);
     this.coro().set(Some(options.coro.to_ref()));
     match options.name {
         Some(name) if !name.is_none() => this.set_name(name)?,
@@ -158,6 +155,14 @@ fn start(task: Obj<'_>, this: &TaskFields, options: &Options<'_>) -> R<()> {
     }
     schedule_step(task, this)?;
     this.register(task)
+}
+
+#[cold]
+fn not_a_coroutine(got: Obj<'_>) -> Raised {
+    match got.repr() {
+        Ok(got) => Raised::type_error(&format!("a coroutine was expected, got {got}")),
+        Err(raised) => raised,
+    }
 }
 
 /// From 3.15 on only a real context will do. Before, anything with `run` passes for one.
@@ -178,10 +183,8 @@ pub fn is_exact_coroutine(object: Obj<'_>) -> bool {
     unsafe { c::PyCoro_CheckExact(object.ptr()) != 0 || coroutine::is_native(object) }
 }
 
-fn is_coroutine(coro: Obj<'_>) -> R<bool> {
-    if is_exact_coroutine(coro) {
-        return Ok(true);
-    }
+#[cold]
+fn acts_as_coroutine(coro: Obj<'_>) -> R<bool> {
     state()
         .asyncio
         .iscoroutine
@@ -192,6 +195,19 @@ fn is_coroutine(coro: Obj<'_>) -> R<bool> {
 }
 
 impl TaskFields {
+    /// TypeError unless a task can be made of this. Such a task dies without a word.
+    #[inline]
+    fn check(&self, options: &Options<'_>) -> R<()> {
+        if !is_exact_coroutine(options.coro) && !acts_as_coroutine(options.coro)? {
+            self.future.log_destroy_pending.set(false);
+            return Err(not_a_coroutine(options.coro));
+        }
+        match options.context {
+            Some(given) if !given.is_none() => check_context(given),
+            _ => Ok(()),
+        }
+    }
+
     /// Enters the tables that keep the task visible and, if the loop holds tasks, alive.
     fn register(&self, task: Obj<'_>) -> R<()> {
         registry::register(task)?;
@@ -212,6 +228,7 @@ impl TaskFields {
     }
 
     /// Gives up the loop's hold.
+    #[inline]
     fn let_go(&self) {
         let held = self.held.replace(0);
         if held != 0
@@ -336,7 +353,7 @@ pub fn context_of(task: Obj<'_>) -> R<Ref> {
 }
 
 /// One step, as the current task of its loop: continues with the outcome of what it waited for.
-#[inline]
+#[inline(always)]
 pub fn step(task: Obj<'_>) -> R<()> {
     let this = fields(task);
     let exception = match this.waits_for.get() {
@@ -352,7 +369,7 @@ fn wakeup(task: Obj<'_>, awaited: Obj<'_>) -> R<()> {
     step_as_current(task, fields(task), exception)
 }
 
-#[inline]
+#[inline(always)]
 fn step_as_current(task: Obj<'_>, this: &TaskFields, exception: Option<Ref>) -> R<()> {
     let event_loop = &this.future.event_loop;
     current::enter(event_loop, task)?;
@@ -368,25 +385,20 @@ fn step_as_current(task: Obj<'_>, this: &TaskFields, exception: Option<Ref>) -> 
     }
 }
 
-/// What one `send` or `throw` gave.
-enum Sent {
-    Yielded(Ref),
-    Returned(Ref),
-    Raised(Raised),
-}
-
-fn advance(task: Obj<'_>, this: &TaskFields, exception: Option<Ref>) -> R<()> {
+fn advance(task: Obj<'_>, this: &TaskFields, mut exception: Option<Ref>) -> R<()> {
     if !this.future.is_pending() {
         return Err(wait::already_done(task, exception.as_ref()));
     }
-    let exception = this.with_cancellation(exception)?;
+    if this.future.must_cancel.replace(false) {
+        exception = Some(this.cancellation(exception)?);
+    }
     this.waits_for.clear();
     let Some(coro) = this.coro().get() else {
         return Err(Raised::runtime("uninitialized Task object"));
     };
     let sent = match exception {
-        None => send_none(coro.obj()),
-        Some(exception) => throw(coro.obj(), exception),
+        None => sent::send_none(coro.obj()),
+        Some(exception) => sent::throw(coro.obj(), exception),
     };
     match sent {
         Sent::Yielded(yielded) => wait::wait_for(task, this, yielded),
@@ -396,59 +408,33 @@ fn advance(task: Obj<'_>, this: &TaskFields, exception: Option<Ref>) -> R<()> {
 }
 
 impl TaskFields {
-    /// Turns a requested cancellation into the exception to throw.
-    #[inline]
-    fn with_cancellation(&self, exception: Option<Ref>) -> R<Option<Ref>> {
-        if !self.future.must_cancel.replace(false) {
-            return Ok(exception);
-        }
+    /// What a requested cancellation throws in the place of an exception or of nothing.
+    #[cold]
+    fn cancellation(&self, exception: Option<Ref>) -> R<Ref> {
         let cancelled = state().asyncio.cancelled_error.ptr();
         match exception {
-            Some(exception) if given_matches(exception.obj(), cancelled) => Ok(Some(exception)),
-            _ => future::make_cancelled_error(&self.future).map(Some),
+            Some(exception) if given_matches(exception.obj(), cancelled) => Ok(exception),
+            _ => future::make_cancelled_error(&self.future),
         }
-    }
-}
-
-#[inline]
-fn send_none(coro: Obj<'_>) -> Sent {
-    let mut result = std::ptr::null_mut();
-    // SAFETY: alive; the result is owned unless the status says that an error is set.
-    let status =
-        calling(|| unsafe { unwinding::PyIter_Send(coro.ptr(), c::Py_None(), &mut result) });
-    // SAFETY: as above.
-    match unsafe { Ref::steal(result) } {
-        Ok(value) if status == c::PySendResult::PYGEN_NEXT => Sent::Yielded(value),
-        Ok(value) => Sent::Returned(value),
-        Err(raised) => Sent::Raised(raised),
-    }
-}
-
-fn throw(coro: Obj<'_>, exception: Ref) -> Sent {
-    match coro.call_method1(state().names.throw.obj(), exception.obj()) {
-        Ok(value) => Sent::Yielded(value),
-        // SAFETY: a static of the interpreter.
-        Err(raised) if raised.matches(unsafe { c::PyExc_StopIteration }) => {
-            let stop = raised.take();
-            match stop.obj().getattr(state().names.value.obj()) {
-                Ok(value) => Sent::Returned(value),
-                Err(raised) => Sent::Raised(raised),
-            }
-        }
-        Err(raised) => Sent::Raised(raised),
     }
 }
 
 fn complete(task: Obj<'_>, this: &TaskFields, value: Ref) -> R<()> {
     this.retire(task)?;
     if this.future.must_cancel.replace(false) {
-        // Cancelled while its last step ran.
-        let message = this.future.cancel_message().get();
-        return future::cancel_future(task, message).map(drop);
+        return cancel_at_last(task, this);
     }
     future::set_result(task, value)
 }
 
+/// It was cancelled while its last step ran.
+#[cold]
+fn cancel_at_last(task: Obj<'_>, this: &TaskFields) -> R<()> {
+    let message = this.future.cancel_message().get();
+    future::cancel_future(task, message).map(drop)
+}
+
+#[cold]
 fn fail(task: Obj<'_>, this: &TaskFields, raised: Raised) -> R<()> {
     let exits = raised.is_exit();
     let cancelled = raised.matches(state().asyncio.cancelled_error.ptr());

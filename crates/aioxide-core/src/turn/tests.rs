@@ -22,19 +22,19 @@ fn run(turn: &mut Loop) -> Vec<u32> {
 }
 
 #[test]
-fn a_busy_loop_polls_first_and_then_in_every_32nd_turn() {
+fn a_busy_loop_polls_first_and_then_in_every_64th_turn() {
     let (mut turn, inbox, _) = new_loop();
     let mut polled = Vec::new();
-    for number in 0..100 {
+    for number in 0..200 {
         turn.push(number);
         if prepare(&mut turn, &inbox) == Poll::Now {
             polled.push(number);
         }
         assert_eq!(run(&mut turn), [number]);
     }
-    assert_eq!(polled, [0, 32, 64, 96]);
+    assert_eq!(polled, [0, 64, 128, 192]);
     assert_eq!(turn.stats.snapshot().polls, 4);
-    assert_eq!(turn.stats.snapshot().entries, 100);
+    assert_eq!(turn.stats.snapshot().entries, 200);
 }
 
 #[test]
@@ -57,6 +57,34 @@ fn long_turns_poll_in_the_fourth_at_the_latest() {
             run(&mut turn);
             clock.advance(POLL_GAP_NS_MAX);
         }
+    }
+}
+
+#[test]
+fn turns_are_never_late_by_more_than_had_passed_in_time() {
+    // In the 4th, 8th, 16th and 32nd turn the clock is read, so the gap shows in the next of them.
+    for (gap_at, polls_at) in [
+        (1, 4),
+        (4, 8),
+        (7, 8),
+        (8, 16),
+        (20, 32),
+        (32, 64),
+        (63, 64),
+    ] {
+        let (mut turn, inbox, clock) = new_loop();
+        let mut polled = Vec::new();
+        for number in 0..=64 {
+            turn.push(number);
+            if prepare(&mut turn, &inbox) == Poll::Now {
+                polled.push(number);
+            }
+            run(&mut turn);
+            if number == gap_at {
+                clock.advance(POLL_GAP_NS_MAX);
+            }
+        }
+        assert_eq!(polled[..2], [0, polls_at], "gap after turn {gap_at}");
     }
 }
 

@@ -56,8 +56,10 @@ pub use schedule::{HAND_OVER_ENTRIES, foreign_call_soon};
 pub use sock_methods::export;
 pub use watch::fd_of;
 
-/// Something to run in a turn.
+/// Something to run in a turn. Its kind fills a word: with a byte, the other 23 are copied by moves
+/// that overlap, and the processor waits for the first before it reads what the second wrote.
 #[derive(Clone)]
+#[repr(u64)]
 pub enum Entry {
     /// The next step of a native task.
     Step(Ref),

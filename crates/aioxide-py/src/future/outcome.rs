@@ -15,8 +15,19 @@ use crate::state::state;
 
 /// Tells everyone who waits. An error (of a foreign or closed loop's `call_soon`) drops the rest,
 /// as asyncio does.
+#[inline]
 pub fn schedule_waiters(future: Obj<'_>) -> R<()> {
     let this = fields(future);
+    if let Some(native) = this.native()
+        && let Some(task) = this.take_only_task()
+    {
+        return native.push_step(task);
+    }
+    schedule_others(future, this)
+}
+
+#[inline(never)]
+fn schedule_others(future: Obj<'_>, this: &FutureFields) -> R<()> {
     let (first, more) = this.take_waiters();
     if let Some(waiter) = first {
         notify(future, this, waiter)?;

@@ -84,6 +84,32 @@ impl FutureFields {
         }
     }
 
+    /// As `add_waiter`, for a native task.
+    #[inline(always)]
+    pub fn add_task(&self, task: Ref) {
+        let more = self.more.take();
+        if self.waiter().is_empty() && more.is_none() {
+            self.waiter().fill(Some(task));
+        } else {
+            self.more.set(more);
+            self.add_waiter(Waiter {
+                target: task,
+                how: How::Step,
+            });
+        }
+    }
+
+    /// The native task that waits, if nobody else does; it no longer does.
+    #[inline(always)]
+    pub(super) fn take_only_task(&self) -> Option<Ref> {
+        let more = self.more.take();
+        if more.is_some() || self.first_kind.get() != PLAIN || !self.waiter_context().is_empty() {
+            self.more.set(more);
+            return None;
+        }
+        self.waiter().take()
+    }
+
     #[inline]
     fn put_first(&self, waiter: Waiter) {
         debug_assert!(self.first_kind.get() == PLAIN && self.waiter_context().is_empty());

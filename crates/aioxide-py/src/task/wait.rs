@@ -8,7 +8,7 @@ use pyo3_ffi as c;
 use super::{TaskFields, cancel, class, fields, schedule_error, schedule_step};
 use crate::ffi::object::{boolean, none, none_ref};
 use crate::ffi::{Obj, R, Raised, Ref, layout};
-use crate::future::{self, How, Outcome, Waiter};
+use crate::future::{self, FutureFields, Outcome};
 use crate::state::state;
 use crate::sync::gathering;
 
@@ -24,6 +24,7 @@ pub fn wait_for(task: Obj<'_>, this: &TaskFields, yielded: Ref) -> R<()> {
     wait_for_foreign(task, this, yielded)
 }
 
+#[inline(always)]
 fn wait_for_native(task: Obj<'_>, this: &TaskFields, awaited: Ref) -> R<()> {
     if awaited.obj().is(task) {
         return self_await(task, this);
@@ -37,24 +38,22 @@ fn wait_for_native(task: Obj<'_>, this: &TaskFields, awaited: Ref) -> R<()> {
     }
     add_edge(awaited.obj(), task)?;
     if other.is_pending() {
-        other.add_waiter(Waiter {
-            target: task.to_ref(),
-            how: How::Step,
-        });
+        other.add_task(task.to_ref());
         this.waits_for.set(Some(awaited));
     } else {
         this.waits_for.set(Some(awaited));
         schedule_step(task, this)?;
     }
-    deliver_cancellation(this)
+    if this.future.must_cancel.get() {
+        deliver_cancellation(this)?;
+    }
+    Ok(())
 }
 
 /// A cancellation that arrived while the step ran goes to the future it now waits for.
-#[inline]
+#[cold]
 fn deliver_cancellation(this: &TaskFields) -> R<()> {
-    if this.future.must_cancel.get()
-        && let Some(awaited) = this.waits_for.get()
-    {
+    if let Some(awaited) = this.waits_for.get() {
         let message = this.future.cancel_message().get().unwrap_or_else(none_ref);
         if cancel_awaited(awaited.obj(), Some(&message))? {
             this.future.must_cancel.set(false);
@@ -83,6 +82,7 @@ pub fn cancel_awaited(awaited: Obj<'_>, message: Option<&Ref>) -> R<bool> {
 }
 
 /// Waits for anything that follows asyncio's future protocol: stock futures, subclasses, others.
+#[inline(never)]
 fn wait_for_foreign(task: Obj<'_>, this: &TaskFields, yielded: Ref) -> R<()> {
     let names = &state().names;
     let awaited = yielded.obj();
@@ -110,7 +110,10 @@ fn wait_for_foreign(task: Obj<'_>, this: &TaskFields, yielded: Ref) -> R<()> {
     let args = [awaited, wakeup.obj(), run_context.obj()];
     awaited.call_method_kw(name, &args, state().kw_context.obj())?;
     this.waits_for.set(Some(yielded));
-    deliver_cancellation(this)
+    if this.future.must_cancel.get() {
+        deliver_cancellation(this)?;
+    }
+    Ok(())
 }
 
 /// `asyncio.futures._get_loop`.
@@ -130,12 +133,23 @@ pub fn outcome_of(task: Obj<'_>, awaited: Obj<'_>) -> R<Option<Ref>> {
         if future.has_value() {
             return Ok(None);
         }
-        return Ok(match future::outcome(future) {
-            Ok(Outcome::Value(_)) => None,
-            Ok(Outcome::Error(error)) => Some(error),
-            Err(raised) => Some(raised.take()),
-        });
+        return Ok(error_of(future));
     }
+    outcome_of_foreign(task, awaited)
+}
+
+/// What a native future throws into who waited for it; for one without a value.
+#[cold]
+fn error_of(future: &FutureFields) -> Option<Ref> {
+    match future::outcome(future) {
+        Ok(Outcome::Value(_)) => None,
+        Ok(Outcome::Error(error)) => Some(error),
+        Err(raised) => Some(raised.take()),
+    }
+}
+
+#[inline(never)]
+fn outcome_of_foreign(task: Obj<'_>, awaited: Obj<'_>) -> R<Option<Ref>> {
     if awaited.is_instance_of_type(state().asyncio.future_class.ptr().cast()) {
         discard_edge(awaited, task)?;
     }
@@ -156,6 +170,11 @@ pub fn add_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
             return Ok(());
         }
     }
+    add_further_edge(awaited, task)
+}
+
+#[cold]
+fn add_further_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
     match &state().asyncio.future_add_to_awaited_by {
         Some(add) => add.obj().call(&[awaited, task]).map(drop),
         None => Ok(()),
@@ -173,6 +192,11 @@ pub fn discard_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
             return Ok(());
         }
     }
+    discard_further_edge(awaited, task)
+}
+
+#[cold]
+fn discard_further_edge(awaited: Obj<'_>, task: Obj<'_>) -> R<()> {
     match &state().asyncio.future_discard_from_awaited_by {
         Some(discard) => discard.obj().call(&[awaited, task]).map(drop),
         None => Ok(()),
