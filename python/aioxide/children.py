@@ -69,9 +69,10 @@ class Children(Room):
         """Have `exited(returncode)` called in a turn of this loop once `process` has ended."""
         pidfd = -1
         if self._uses_pidfds:
-            # Out of descriptors, or SIGCHLD is ignored and the child gone: the thread can tell.
-            with contextlib.suppress(OSError):
+            try:
                 pidfd = os.pidfd_open(process.pid)
+            except OSError:
+                pass  # out of descriptors, or SIGCHLD is ignored, the child gone: a thread can tell
         if pidfd < 0:
             _Waiting(self, process).start()
         else:

@@ -46,10 +46,10 @@ class Processes(Children):
         **kwargs: Any,
     ) -> asyncio.SubprocessTransport:
         """Start a process and connect its pipes; if that fails or is cancelled, kill it."""
-        options = (protocol, args, shell, stdin, stdout, stderr, bufsize, extra, kwargs)
+        options = (protocol, args, shell, stdin, stdout, stderr, bufsize)
         watcher = installed_watcher()
         if watcher is None:
-            return await self._start_process(self._watch_transport, options)
+            return await self._start_process(self._watch_transport, options, extra, kwargs)
         with watcher as entered:
             watcher = entered if sys.version_info < (3, 12) else watcher
             # Asked first, so that no process is started that nobody would wait for.
@@ -63,15 +63,18 @@ class Processes(Children):
                 pid, callback = transport.get_pid(), self._child_watcher_callback
                 watcher.add_child_handler(pid, callback, transport)
 
-            return await self._start_process(watch, options)
+            return await self._start_process(watch, options, extra, kwargs)
 
     async def _start_process(
-        self, watch: Callable[[SubprocessTransport], None], options: tuple[Any, ...]
+        self,
+        watch: Callable[[SubprocessTransport], None],
+        options: tuple[Any, ...],
+        extra: dict[str, Any] | None,
+        kwargs: dict[str, Any],
     ) -> SubprocessTransport:
-        *given, extra, kwargs = options
         make: Any = SubprocessTransport
         waiter = self.create_future()
-        transport: SubprocessTransport = make(self, *given, waiter, extra, **kwargs)
+        transport: SubprocessTransport = make(self, *options, waiter, extra, **kwargs)
         try:
             watch(transport)
         except BaseException:

@@ -55,15 +55,24 @@ class SubprocessTransport(asyncio.SubprocessTransport):
         #: What the protocol is to hear once its connection was made.
         self._pending_calls: collections.deque[tuple[Any, tuple[Any, ...]]] | None
         self._pending_calls = collections.deque()
-        self._pipes: dict[int, Any] = {
-            fd: None
-            for fd, stream in enumerate((stdin, stdout, stderr))
-            if stream == subprocess.PIPE
-        }
+        self._pipes: dict[int, Any] = {}
+        if stdin == subprocess.PIPE:
+            self._pipes[0] = None
+        if stdout == subprocess.PIPE:
+            self._pipes[1] = None
+        if stderr == subprocess.PIPE:
+            self._pipes[2] = None
         self._finished = False
-        streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
         try:
-            process: Any = self._start(args=args, shell=shell, bufsize=bufsize, **streams, **kwargs)
+            process: Any = self._start(
+                args=args,
+                shell=shell,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                bufsize=bufsize,
+                **kwargs,
+            )
         except BaseException:
             self.close()
             raise
@@ -80,29 +89,23 @@ class SubprocessTransport(asyncio.SubprocessTransport):
 
     async def _connect_pipes(self, waiter: asyncio.Future[None] | None) -> None:
         """Connect the pipes, then tell the protocol of its connection and all that came since."""
-        process, loop = self._proc, self._loop
+        loop = self._loop
         try:
-            if process.stdin is not None:
-                _, self._pipes[0] = await loop.connect_write_pipe(
-                    lambda: PipeEnd(self, 0), process.stdin
-                )
-            for fd, file in ((1, process.stdout), (2, process.stderr)):
-                if file is not None:
-                    _, self._pipes[fd] = await loop.connect_read_pipe(
-                        lambda fd=fd: ReadPipeEnd(self, fd), file
-                    )
+            if self._pipes:
+                await self._connect_each()
             pending, self._pending_calls = self._pending_calls, None
             assert pending is not None
             loop.call_soon(self._protocol.connection_made, self)
             for callback, data in pending:
                 loop.call_soon(callback, *data)
-            for fd in (1, 2):
-                if fd in self._pipes and isinstance(self._pipes[fd].pipe, ReadPipeTransport):
-                    self._pipes[fd].pipe._serve_process(self, fd)
+            for fd, end in self._pipes.items():
+                if fd and isinstance(end.pipe, ReadPipeTransport):
+                    end.pipe._serve_process(self, fd)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._close_pipes()
+            process = self._proc
             for file in (process.stdin, process.stdout, process.stderr):
                 if file is not None:
                     file.close()
@@ -113,6 +116,18 @@ class SubprocessTransport(asyncio.SubprocessTransport):
                 self._close_pipes()  # given up meanwhile
             if waiter is not None and not waiter.cancelled():
                 waiter.set_result(None)
+
+    async def _connect_each(self) -> None:
+        process, loop = self._proc, self._loop
+        if process.stdin is not None:
+            _, self._pipes[0] = await loop.connect_write_pipe(
+                lambda: PipeEnd(self, 0), process.stdin
+            )
+        for fd, file in ((1, process.stdout), (2, process.stderr)):
+            if file is not None:
+                _, self._pipes[fd] = await loop.connect_read_pipe(
+                    lambda fd=fd: ReadPipeEnd(self, fd), file
+                )
 
     def _close_pipes(self) -> None:
         for end in self._pipes.values():
@@ -154,9 +169,11 @@ class SubprocessTransport(asyncio.SubprocessTransport):
         assert not self._finished
         if self._returncode is None:
             return
-        if all(end is not None and end.disconnected for end in self._pipes.values()):
-            self._finished = True
-            self._call(self._call_connection_lost, None)
+        for end in self._pipes.values():
+            if end is None or not end.disconnected:
+                return
+        self._finished = True
+        self._call(self._call_connection_lost, None)
 
     def _call_connection_lost(self, exc: Exception | None) -> None:
         try:

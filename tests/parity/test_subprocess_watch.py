@@ -129,6 +129,28 @@ async def test_no_descriptor_left_for_the_pidfd(lib: Any) -> None:
     assert await process.wait() == 3
 
 
+@on_loop
+async def test_descriptors_that_nobody_can_wait_for(lib: Any) -> None:
+    """Linux 5.3 has pidfds, but waits for numbers alone."""
+    saved = os.waitid
+    asked = []
+
+    def refuse(kind: int, number: int, options: int) -> Any:
+        asked.append(kind)
+        raise OSError(22, "Invalid argument")
+
+    os.waitid = refuse
+    try:
+        for command, code in (("exit 3", 3), ("kill -9 $$", -signal.SIGKILL)):
+            process = await child(command)
+            assert await process.wait() == code
+    finally:
+        os.waitid = saved
+    if lib.native_loop and HAS_PIDFD:
+        assert set(asked) == {os.P_PIDFD}
+    assert not zombies()
+
+
 @pytest.mark.parametrize("reaper", ["waitpid", "poll"])
 @on_loop
 async def test_reaped_by_somebody_else(lib: Any, way: str, reaper: str) -> None:
