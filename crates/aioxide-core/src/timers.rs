@@ -15,14 +15,15 @@
 //!   batches[0]  >  batches[1]  >  ...  >  heap        > by rank
 //!    farthest                    nearest   next
 //!   insert: append to the fresh ones
-//!   settle: each fresh one is appended to its batch, or goes into the heap; a heap of more than
-//!           `near_max` entries lets its far part go as a new nearest batch
+//!   settle: fresh ones that are cancelled leave; if many are left, each is appended to its batch,
+//!           or goes into the heap; a heap of more than `near_max` entries lets its far part go as
+//!           a new nearest batch
 //!   pop:    from the heap; an empty heap takes the nearest batch, halved until it is small
 //! ```
 //!
 //! Why fresh ones: most timers guard something against taking too long, and are cancelled soon. One
-//! that is cancelled before it is settled leaves at once, however many others there are, and its
-//! memory is used again while it is still in a cache.
+//! that is cancelled before it has a place leaves at the next look, however many others there are,
+//! and its memory is used again while it is still in a cache. So a few may stay fresh for long.
 //!
 //! Why not one heap: with a million timers each step of a pop is a cache miss, a dozen times the
 //! cost with a thousand. Here a pop works in a heap that fits the nearest cache, a far timer costs
@@ -49,6 +50,10 @@ const NEAR_MAX: usize = 2048;
 
 /// Fresh entries after which it is time to settle them: as many handles fit the nearest cache.
 const FRESH_MAX: usize = 256;
+
+/// Fresh entries that may stay so when they are settled: to look through so many takes about as
+/// long as to give one a place.
+const FRESH_KEPT_MAX: usize = 32;
 
 /// After every other rank.
 const RANK_NONE: (u64, u64) = (u64::MAX, u64::MAX);
@@ -116,6 +121,8 @@ pub struct Timers<T> {
     fresh: Vec<Entry<T>>,
     /// The least rank of these.
     fresh_first: (u64, u64),
+    /// One of them may be cancelled.
+    fresh_cancelled: bool,
     /// The nearest entries, a heap.
     heap: Vec<Entry<T>>,
     /// The others, farthest first.
@@ -149,6 +156,7 @@ impl<T> Timers<T> {
         Self {
             fresh: Vec::new(),
             fresh_first: RANK_NONE,
+            fresh_cancelled: false,
             heap: Vec::new(),
             batches: Vec::new(),
             len: 0,
@@ -196,23 +204,30 @@ impl<T> Timers<T> {
         self.fresh.len() % FRESH_MAX == 0
     }
 
-    /// Gives the fresh timers their places; hands those that are cancelled back instead, in no
-    /// order. O(1) for each that is far, and on average; O(log) of the heap for a near one.
-    pub fn settle(&mut self, is_cancelled: impl Fn(&T) -> bool) -> Vec<T> {
-        let mut removed = Vec::new();
-        if self.cancelled != 0 {
-            remove_from(&mut self.fresh, &is_cancelled, &mut removed);
-            self.len -= removed.len();
-            self.cancelled = self.cancelled.saturating_sub(removed.len()).min(self.len);
+    /// Moves fresh timers that are cancelled into `removed`, in no order, and gives the others
+    /// their places if they are more than a few. O(1) for each that is far, and on average; O(log)
+    /// of the heap for a near one.
+    pub fn settle(&mut self, is_cancelled: impl Fn(&T) -> bool, removed: &mut Vec<T>) {
+        if self.fresh_cancelled {
+            self.fresh_cancelled = false;
+            let before = self.fresh.len();
+            remove_from(&mut self.fresh, &is_cancelled, removed);
+            let count = before - self.fresh.len();
+            self.len -= count;
+            self.cancelled = self.cancelled.saturating_sub(count).min(self.len);
+            let ranks = self.fresh.iter().map(Entry::rank);
+            self.fresh_first = ranks.min().unwrap_or(RANK_NONE);
         }
-        self.place_fresh();
-        removed
+        if self.fresh.len() > FRESH_KEPT_MAX.min(self.near_max) {
+            self.place_fresh();
+        }
     }
 
     /// Gives all fresh timers their places.
     fn place_fresh(&mut self) {
         let mut fresh = std::mem::take(&mut self.fresh);
         self.fresh_first = RANK_NONE;
+        self.fresh_cancelled = false;
         for entry in fresh.drain(..) {
             self.place(entry);
         }
@@ -293,11 +308,16 @@ impl<T> Timers<T> {
     #[inline]
     pub fn note_cancelled(&mut self) {
         self.cancelled = (self.cancelled + 1).min(self.len);
+        self.fresh_cancelled = !self.fresh.is_empty();
     }
 
     /// Takes out the earliest timer if `is_cancelled` says so. O(log n) amortised.
     pub fn pop_cancelled_head(&mut self, is_cancelled: impl FnOnce(&T) -> bool) -> Option<T> {
-        if !self.fresh.is_empty() {
+        let settled_first = self.heap.first().map_or(RANK_NONE, Entry::rank);
+        if self.fresh_first < settled_first {
+            if !self.fresh_cancelled {
+                return None;
+            }
             self.place_fresh();
         }
         if !is_cancelled(&self.heap.first()?.value) {
@@ -347,6 +367,7 @@ impl<T> Timers<T> {
         self.len = 0;
         self.cancelled = 0;
         self.fresh_first = RANK_NONE;
+        self.fresh_cancelled = false;
         let far = std::mem::take(&mut self.batches);
         std::mem::take(&mut self.fresh)
             .into_iter()

@@ -141,7 +141,7 @@ impl<E, R> Turn<E, R> {
         if !inbox.is_empty() {
             self.collect(inbox);
         }
-        if self.timers.cancelled() != 0 {
+        if self.timers.cancelled() != 0 && self.should_sweep() {
             self.sweep(is_cancelled, discarded);
         }
         self.turn_ns = None;
@@ -232,16 +232,25 @@ impl<E, R> Turn<E, R> {
 
     /// Gives fresh timers their places and hands back those that are cancelled.
     pub fn settle(&mut self, is_cancelled: impl Fn(&E) -> bool) -> Vec<E> {
-        let discarded = self.timers.settle(is_cancelled);
+        let mut discarded = Vec::new();
+        self.timers.settle(is_cancelled, &mut discarded);
         self.stats.timers_discarded.add(discarded.len() as u64);
         discarded
+    }
+
+    /// Whether to look for cancelled timers: before each sleep, but in a loop that has work only
+    /// now and then, as many at once are cheaper.
+    fn should_sweep(&self) -> bool {
+        self.ready.is_empty()
+            || self.turns_since_poll + 1 >= POLL_TURNS_MAX
+            || self.timers.should_compact()
     }
 
     /// Takes cancelled timers out: fresh ones, from the head or, when they are too many, all.
     #[cold]
     fn sweep(&mut self, is_cancelled: impl Fn(&E) -> bool, discarded: &mut Vec<E>) {
         let before = discarded.len();
-        discarded.extend(self.timers.settle(&is_cancelled));
+        self.timers.settle(&is_cancelled, discarded);
         if self.timers.should_compact() {
             discarded.extend(self.timers.compact(&is_cancelled));
         }

@@ -105,7 +105,8 @@ fn carry_out(timers: &mut Timers<usize>, model: &mut Model, id: usize, op: &Op) 
         }
         Op::Settle => {
             let cancelled = timers.cancelled();
-            let removed = timers.settle(|id| model.is_cancelled(*id));
+            let mut removed = Vec::new();
+            timers.settle(|id| model.is_cancelled(*id), &mut removed);
             assert!(removed.iter().all(|id| model.is_cancelled(*id)));
             assert!(removed.len() <= cancelled);
             model.0.retain(|timer| !removed.contains(&timer.id));

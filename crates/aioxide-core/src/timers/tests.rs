@@ -133,33 +133,69 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn settled(timers: &mut Timers<u32>, is_cancelled: impl Fn(&u32) -> bool) -> Vec<u32> {
+    let mut removed = Vec::new();
+    timers.settle(is_cancelled, &mut removed);
+    removed
+}
+
 #[test]
 fn who_is_cancelled_while_fresh_leaves_however_many_others_there_are() {
     let mut timers = Timers::new();
     for number in 0..10_000 {
         timers.insert(f64::from(number), 0);
     }
-    assert!(timers.settle(|_| false).is_empty());
+    assert!(settled(&mut timers, |_| false).is_empty());
     let mut asked = 0;
     for number in 0..10_000_u32 {
         let is_time = timers.insert(1e6, 1);
         timers.note_cancelled();
         assert_eq!(is_time, (number + 1) as usize % FRESH_MAX == 0);
         if is_time {
-            assert_eq!(timers.settle(|value| *value == 1).len(), FRESH_MAX);
+            assert_eq!(settled(&mut timers, |value| *value == 1).len(), FRESH_MAX);
             asked += 1;
         }
     }
     assert_eq!(asked, 10_000 / FRESH_MAX);
-    assert_eq!(timers.settle(|value| *value == 1).len(), 10_000 % FRESH_MAX);
+    assert_eq!(
+        settled(&mut timers, |value| *value == 1).len(),
+        10_000 % FRESH_MAX
+    );
     assert_eq!((timers.len(), timers.cancelled()), (10_000, 0));
+}
+
+#[test]
+fn a_few_stay_fresh_so_that_they_can_leave_when_they_are_cancelled() {
+    let mut timers = Timers::new();
+    for number in 0..10_000 {
+        timers.insert(f64::from(number), 0);
+    }
+    assert!(settled(&mut timers, |_| false).is_empty());
+    // One after the other, each cancelled when the next is there: what a timeout() around an await
+    // does, turn by turn.
+    for number in 1..1000_u32 {
+        timers.insert(1e6, number);
+        let removed = settled(&mut timers, |other| *other != 0 && *other < number);
+        assert_eq!(removed.len(), usize::from(number > 1));
+        timers.note_cancelled();
+    }
+    assert_eq!((timers.len(), timers.cancelled()), (10_001, 1));
+    let mut many = Timers::new();
+    for number in 0..FRESH_KEPT_MAX as u32 {
+        many.insert(f64::from(number), number);
+    }
+    assert!(settled(&mut many, |_| false).is_empty());
+    assert!(many.heap.is_empty() && many.fresh.len() == FRESH_KEPT_MAX);
+    many.insert(0.0, 7);
+    assert!(settled(&mut many, |_| false).is_empty());
+    assert!(many.fresh.is_empty(), "there are more than a few");
 }
 
 #[test]
 fn a_fresh_timer_is_the_next_one_if_it_is_first() {
     let mut timers = Timers::new();
     timers.insert(2.0, 2);
-    timers.settle(|_| false);
+    assert!(settled(&mut timers, |_| false).is_empty());
     timers.insert(1.0, 1);
     assert_eq!(timers.next_deadline(), Some(1.0));
     assert!(timers.is_due(1.5));
@@ -192,7 +228,10 @@ fn many_timers_leave_in_order_whatever_their_order_of_arrival() {
         for number in 0..COUNT {
             timers.insert(f64::from(order(number)), number);
         }
-        assert!(timers.settle(|_| true).is_empty(), "none was cancelled");
+        assert!(
+            settled(&mut timers, |_| true).is_empty(),
+            "none was cancelled"
+        );
         assert!(!timers.batches.is_empty(), "some are far");
         assert_eq!(drain_in_order(&mut timers), expected);
     }

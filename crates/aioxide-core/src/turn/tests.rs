@@ -205,6 +205,34 @@ fn cancelled_timers_are_handed_back_and_not_waited_for() {
 }
 
 #[test]
+fn a_loop_that_has_work_looks_for_cancelled_timers_now_and_then() {
+    let (mut turn, inbox, _) = new_loop();
+    let mut discarded = Vec::new();
+    let mut after = |turn: &mut Loop| {
+        turn.push(1);
+        let mut turns = 0;
+        discarded.clear();
+        while discarded.is_empty() {
+            turns += 1;
+            let _ = turn.prepare(&inbox, false, |entry| *entry > 1000, &mut discarded);
+        }
+        turns
+    };
+    turn.timers.insert(2.0, 2001);
+    turn.timers.note_cancelled();
+    assert_eq!(after(&mut turn), 1, "the first turn asks");
+    turn.timers.insert(2.0, 2002);
+    turn.timers.note_cancelled();
+    assert_eq!(after(&mut turn), POLL_TURNS_MAX);
+    for number in 0..100 {
+        turn.timers.insert(2.0, 3000 + number);
+        turn.timers.note_cancelled();
+    }
+    assert_eq!(after(&mut turn), 1, "so many");
+    assert!(turn.timers.is_empty());
+}
+
+#[test]
 fn a_turn_runs_ready_then_remote_then_io_then_timers() {
     let (mut turn, inbox, clock) = new_loop();
     turn.timers.insert(1.5, 6);
