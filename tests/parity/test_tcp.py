@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -58,6 +59,29 @@ async def test_data_is_bytes_of_its_own(lib: Any, route: str) -> None:
             await protocol.has(before + len(text))
         lib.note([type(d) for d in kept], kept)
         assert kept == [b"one", b"two", b"three"]
+
+
+@routes
+@on_loop
+async def test_data_of_one_length_after_another(lib: Any, route: str) -> None:
+    """What is kept, or seen through a view, stays; what is hashed and let go has its own hash."""
+    kept: list[bytes | memoryview] = []
+    keepers: list[Callable[[bytes], Any]] = [hash, kept.append, hash]
+    keepers += [lambda d: kept.append(d[:]), hash, lambda d: kept.append(memoryview(d)), len]
+    texts = [bytes([letter]) * 700 for letter in b"abcdefghijklmn"]
+    hashes = []
+
+    def look(protocol: Recorder, data: bytes) -> None:
+        hashes.append(hash(data))
+        keepers[len(hashes) % len(keepers)](data)
+
+    async with link(lambda: Recorder(data_received=look), route) as (_, protocol, peer):
+        for count, text in enumerate(texts, 1):
+            peer.send(text)
+            await protocol.has(700 * count)
+        lib.note([bytes(data) for data in kept])
+        assert hashes == [hash(text) for text in texts] and protocol.data == b"".join(texts)
+        assert [bytes(data) for data in kept] == [texts[at] for at in (0, 2, 4, 7, 9, 11)]
 
 
 @routes

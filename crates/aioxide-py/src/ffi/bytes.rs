@@ -1,13 +1,14 @@
 //! `bytes` objects: views of them, and copies into new ones.
 //!
-//! May touch: `bytes` objects, which are only read once they exist, and `bytearray`s of ours.
+//! May touch: `bytes` objects, which are only read as long as anybody else has them, and
+//! `bytearray`s of ours.
 
 use std::mem::MaybeUninit;
 
 use pyo3_ffi as c;
 
 use super::error::R;
-use super::object::{Obj, Ref};
+use super::object::{Obj, Ref, Slot};
 
 /// The content of a `bytes` object (or of a subclass's instance); `None` for anything else.
 #[inline]
@@ -35,6 +36,48 @@ pub fn new(content: &[u8]) -> R<Ref> {
             content.as_ptr().cast(),
             content.len() as isize,
         ))
+    }
+}
+
+/// The last `bytes` object that was lent to somebody and came back: content of the same length goes
+/// into it next. To free one and make another is a fifth of a small echo's instructions.
+///
+/// Invariant: nobody else refers to it.
+#[derive(Default)]
+pub struct Spare(Slot);
+
+impl Spare {
+    /// A `bytes` object with a copy of `content`: the spare one or a new one.
+    #[inline]
+    pub fn copy(&self, content: &[u8]) -> R<Ref> {
+        let Some(spare) = self.0.take() else {
+            return new(content);
+        };
+        let object = spare.ptr();
+        // SAFETY: alive, and exactly a bytes object.
+        if unsafe { c::PyBytes_Size(object) } as usize != content.len() {
+            self.0.fill(Some(spare));
+            return new(content);
+        }
+        debug_assert!(is_unshared(&spare));
+        // SAFETY: a bytes object of that length that nobody else refers to, so that nobody sees it
+        // change; `content` is a place that reads land in. Its hash is unknown again.
+        unsafe {
+            let room = c::PyBytes_AsString(object).cast::<u8>();
+            std::ptr::copy_nonoverlapping(content.as_ptr(), room, content.len());
+            #[allow(deprecated, reason = "deprecated for who has no bytes of his own")]
+            let hash = &raw mut (*object.cast::<c::PyBytesObject>()).ob_shash;
+            hash.write(-1);
+        }
+        Ok(spare)
+    }
+
+    /// Takes back what `copy` gave, unless somebody has kept it.
+    #[inline]
+    pub fn keep(&self, data: Ref) {
+        if data.obj().is_exact_bytes() && is_unshared(&data) {
+            self.0.set(Some(data));
+        }
     }
 }
 

@@ -216,16 +216,18 @@ pub fn reader_of(protocol: Obj<'_>) -> R<Option<Ref>> {
 
 // ---- what comes in ------------------------------------------------------------------------------
 
-/// `protocol.data_received(data)`, from a transport of ours.
+/// `protocol.data_received(data)`, from a transport of ours. Returns what was only lent.
 #[inline]
-pub fn deliver(protocol: Obj<'_>, data: Ref) -> R<()> {
+pub fn deliver(protocol: Obj<'_>, data: Ref) -> R<Option<Ref>> {
     if !is_plain(protocol) {
         let name = state().names.data_received.obj();
-        return protocol.call_method1(name, data.obj()).map(drop);
+        let answer = protocol.call_method1(name, data.obj())?;
+        drop(answer);
+        return Ok(Some(data));
     }
     match own::<Protocol>(protocol).weak_reader() {
-        Some(reader) => pass_on(reader.obj(), data),
-        None => Ok(()),
+        Some(reader) => pass_on(reader.obj(), data).map(|()| None),
+        None => Ok(None),
     }
 }
 

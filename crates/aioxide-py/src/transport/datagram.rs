@@ -281,9 +281,10 @@ fn receive_batch(transport: Obj<'_>, this: &Fields, own: &Datagrams) -> R<()> {
     let mut next = 0;
     while let Some((content, sender)) = batch.get(next) {
         next += 1;
-        let data = bytes::new(content)?;
+        let data = native.transports().copy(content)?;
         let sender = own.to_python(sender)?;
         result = deliver(transport, this, data.obj(), sender.obj());
+        native.transports().keep(data);
         if result.is_err() || !may_go_on(this, &native, before) {
             break;
         }

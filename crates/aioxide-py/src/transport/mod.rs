@@ -43,6 +43,7 @@ use aioxide_core::backend::sys::{ReceiveBatch, SocketAddress};
 use aioxide_core::buf::ReceiveBuffer;
 use aioxide_core::stream::Rules;
 
+use crate::ffi::bytes::Spare;
 use crate::ffi::{Obj, PyObject, R, Ref, bytes};
 use crate::state::state;
 use address::Ends;
@@ -79,6 +80,8 @@ const CIPHER_BYTES_MAX: usize = 256 * 1024;
 pub struct PerLoop {
     /// Landing place of small reads, made at the first one.
     receive: RefCell<Option<ReceiveBuffer>>,
+    /// What was received last and is nobody's any more.
+    spare: Spare,
     /// Landing place of datagrams, made at the first ones; taken out while they are delivered.
     batch: RefCell<Option<Box<ReceiveBatch>>>,
     /// A `bytearray` where TLS plaintext is collected, made at the first need.
@@ -104,9 +107,21 @@ impl PerLoop {
             Rules::ReadPipe | Rules::WritePipe => place.read(fd),
         };
         match received {
-            Ok(content) => bytes::new(content).map(Ok),
+            Ok(content) => self.spare.copy(content).map(Ok),
             Err(error) => Ok(Err(error)),
         }
+    }
+
+    /// What was received, for a protocol to look at: a copy of `content` in `bytes` of its size.
+    #[inline]
+    fn copy(&self, content: &[u8]) -> R<Ref> {
+        self.spare.copy(content)
+    }
+
+    /// The protocol has looked; what it did not keep is for the next read.
+    #[inline]
+    fn keep(&self, data: Ref) {
+        self.spare.keep(data);
     }
 
     /// As `receive`, from a socket and at most `max` bytes.

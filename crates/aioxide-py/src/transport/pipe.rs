@@ -111,7 +111,8 @@ pub fn read_ready(transport: Obj<'_>) -> R<Ref> {
     if this.rules == Rules::WritePipe {
         return reader_gone(transport, this).map(|()| none_ref());
     }
-    let data = match this.receive()? {
+    let native = this.hold_loop()?;
+    let data = match this.receive(native.transports())? {
         Ok(data) => data,
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(none_ref()),
         Err(error) => {
@@ -126,7 +127,10 @@ pub fn read_ready(transport: Obj<'_>) -> R<Ref> {
         return deliver_later(this, process.obj(), data.obj()).map(|()| none_ref());
     }
     let protocol = this.protocol.get_or_none();
-    streams::deliver(protocol.obj(), data).map(|()| none_ref())
+    if let Some(data) = streams::deliver(protocol.obj(), data)? {
+        native.transports().keep(data);
+    }
+    Ok(none_ref())
 }
 
 /// `loop.call_soon(process._protocol.pipe_data_received, fd, data)`: what the pipe's protocol in

@@ -15,6 +15,7 @@ use aioxide_core::backend::Readiness;
 use aioxide_core::backend::sys::{self, Shutdown};
 use aioxide_core::stream::{Action, Step};
 
+use super::PerLoop;
 use super::base::{Fields, fields};
 use super::report::{self, fatal, fatal_callback};
 use super::sendfile;
@@ -82,8 +83,9 @@ fn read(transport: Obj<'_>, this: &Fields) -> R<()> {
     if this.is_buffered.get() {
         return read_into_protocol(transport, this);
     }
-    let received = this.receive()?;
-    let data = match received {
+    let native = this.hold_loop()?;
+    let transports = native.transports();
+    let data = match this.receive(transports)? {
         Ok(data) => data,
         Err(error) => return read_failed(transport, &error),
     };
@@ -92,7 +94,12 @@ fn read(transport: Obj<'_>, this: &Fields) -> R<()> {
     }
     let protocol = this.protocol.get_or_none();
     match streams::deliver(protocol.obj(), data) {
-        Ok(()) => Ok(()),
+        Ok(lent) => {
+            if let Some(data) = lent {
+                transports.keep(data);
+            }
+            Ok(())
+        }
         Err(raised) => fatal_callback(
             transport,
             raised,
@@ -342,12 +349,9 @@ fn tell(transport: Obj<'_>, this: &Fields, name: Obj<'_>, message: &str) -> R<()
 impl Fields {
     /// Receives once. The outer error is Python's, the inner one the kernel's.
     #[inline]
-    pub fn receive(&self) -> R<io::Result<Ref>> {
-        let received = self.in_loop(|native| {
-            let place = native.transports();
-            self.descriptor
-                .with(&self.socket, |fd| Ok(place.receive(fd, self.rules)))
-        })?;
-        received.unwrap_or_else(|error| Ok(Err(error)))
+    pub fn receive(&self, place: &PerLoop) -> R<io::Result<Ref>> {
+        self.descriptor
+            .with(&self.socket, |fd| Ok(place.receive(fd, self.rules)))
+            .unwrap_or_else(|error| Ok(Err(error)))
     }
 }

@@ -98,7 +98,11 @@ pub fn deliver(this: &Fields, input: &mut Input<'_>) -> R<End> {
         if this.taker.get() == Taker::Tls {
             receive(app.obj(), bytes::slice(data.obj()).unwrap_or_default())?;
         } else {
-            streams::deliver(app.obj(), data)?;
+            let lent = streams::deliver(app.obj(), data)?;
+            let event_loop = this.event_loop.get_or_none();
+            if let (Some(data), Some(native)) = (lent, event_loop::native(event_loop.obj())) {
+                native.transports().keep(data);
+            }
         }
     }
     Ok(if is_eof { End::Eof } else { End::Drained })
@@ -112,14 +116,22 @@ fn decrypt(this: &Fields, input: &mut Input<'_>) -> R<(Option<Ref>, bool)> {
         Some(native) => native.transports().take_plain(PLAIN_BYTES)?,
         None => bytes::new_array(PLAIN_BYTES)?,
     };
-    let result = decrypt_in(&place, &this.engine, input);
+    let result = decrypt_in(&place, &this.engine, input, |content| match native {
+        Some(native) => native.transports().copy(content),
+        None => bytes::new(content),
+    });
     if let Some(native) = native {
         native.transports().put_plain(place);
     }
     result
 }
 
-fn decrypt_in(place: &Ref, engine: &Engine, input: &mut Input<'_>) -> R<(Option<Ref>, bool)> {
+fn decrypt_in(
+    place: &Ref,
+    engine: &Engine,
+    input: &mut Input<'_>,
+    copy: impl Fn(&[u8]) -> R<Ref>,
+) -> R<(Option<Ref>, bool)> {
     let (mut filled, mut spilt) = (0, Vec::new());
     let is_eof = loop {
         // Nothing at hand, nothing to ask: a refusal would cost an exception.
@@ -148,10 +160,10 @@ fn decrypt_in(place: &Ref, engine: &Engine, input: &mut Input<'_>) -> R<(Option<
     };
     let rest = bytes::array_slice(place, filled);
     let data = if spilt.is_empty() {
-        (filled > 0).then(|| bytes::new(rest)).transpose()?
+        (filled > 0).then(|| copy(rest)).transpose()?
     } else {
         spilt.extend_from_slice(rest);
-        Some(bytes::new(&spilt)?)
+        Some(copy(&spilt)?)
     };
     Ok((data, is_eof))
 }
