@@ -45,9 +45,9 @@ APPLICATION_COUNTS = (200, 1000)
 # Of operations of millions of instructions fewer are as telling, and take minutes less.
 HEAVY_COUNTS = {
     "aiohttp-client": (100, 400),
-    "asyncpg-rows": (50, 250),
+    "asyncpg-rows": (20, 100),
     "httpx": (50, 150),
-    "redis": (20, 100),
+    "redis": (10, 50),
     "spawn": (20, 60),
     "spawn-output": (20, 60),
 }
@@ -245,7 +245,7 @@ CASES = [
         partial(measure_case, name),
         short=False,
         rounds_max=1,
-        takes=lambda _: 8.0,
+        takes=lambda _: 9.0,
     )
     for name, title in (
         *((name, title) for name, (title, _) in applications.SERVERS.items()),
