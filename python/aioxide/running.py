@@ -26,6 +26,7 @@ import weakref
 from asyncio import constants, events
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
+from ._aioxide import _want_origins
 from ._room import Room, logger, signal_module, sys_module
 
 TYPE_CHECKING = False
@@ -214,6 +215,7 @@ class Running(Room):
             sys.set_coroutine_origin_tracking_depth(constants.DEBUG_STACK_DEPTH)
         else:
             sys.set_coroutine_origin_tracking_depth(self._coroutine_origin_tracking_saved_depth)
+        _want_origins(enabled)
         self._coroutine_origin_tracking_enabled = bool(enabled)
 
     def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None:

@@ -464,3 +464,23 @@ def test_tracers_see_the_programs_frames(lib, install):
         install(old)
     lib.note(events)
     assert ("callback", "call", events[0][2]) != events[0]
+
+
+@pytest.mark.parametrize("name", ["call_soon", "call_soon_threadsafe", "call_later"])
+def test_a_loop_that_is_closed_while_a_callback_is_looked_at(lib, name):
+    """Whether it is open is asked once, at the beginning: another thread may close it meanwhile."""
+
+    class Callback:
+        def __getattr__(self, attribute):
+            loop.close()
+            raise AttributeError(attribute)
+
+        def __call__(self):
+            lib.note("called")
+
+    loop = lib.new_loop()
+    loop.set_debug(True)
+    arguments = (1,) if name == "call_later" else ()
+    handle = getattr(loop, name)(*arguments, Callback())
+    lib.note(loop.is_closed(), handle.cancelled(), handle.cancel())
+    lib.catch(getattr(loop, name), *arguments, Callback())

@@ -9,9 +9,11 @@
 
 use pyo3_ffi as c;
 
+use crate::ffi::builtin::type_name;
 use crate::ffi::class::{Class, noargs, onearg, varargs};
 use crate::ffi::object::none_ref;
 use crate::ffi::references::{self, OFFSET, References};
+use crate::ffi::sequence::is_tuple;
 use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, Slot, layout, stop};
 use crate::future;
 use crate::state::state;
@@ -217,13 +219,20 @@ fn close(iter: Obj<'_>) -> R<Ref> {
 }
 
 fn throw(iter: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    let exception = exception_of(&args)?;
+    let exception = exception_of(&args, Receiver::Future)?;
     fields(iter).future.clear();
     Err(Raised::throw(exception))
 }
 
+/// Whose `throw` it is: the interpreter has other words for each.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub enum Receiver {
+    Future,
+    Coroutine,
+}
+
 /// The exception that the arguments of `throw(exception)` or `throw(type, value, traceback)` name.
-pub fn exception_of(args: &Args<'_>) -> R<Ref> {
+pub fn exception_of(args: &Args<'_>, receiver: Receiver) -> R<Ref> {
     let args = args.positional();
     if args.is_empty() || args.len() > 3 {
         return Err(Raised::type_error(&format!(
@@ -242,11 +251,12 @@ pub fn exception_of(args: &Args<'_>) -> R<Ref> {
         // SAFETY: alive.
         && unsafe { c::PyTraceBack_Check(traceback.ptr()) } == 0
     {
-        return Err(Raised::type_error(
-            "throw() third argument must be a traceback",
-        ));
+        return Err(Raised::type_error(match receiver {
+            Receiver::Future => "throw() third argument must be a traceback",
+            Receiver::Coroutine => "throw() third argument must be a traceback object",
+        }));
     }
-    let exception = make_exception(args[0], present(1))?;
+    let exception = make_exception(args[0], present(1), receiver)?;
     if let Some(traceback) = traceback {
         // SAFETY: an exception instance and a traceback.
         crate::ffi::error::check(unsafe {
@@ -269,7 +279,7 @@ fn warn_deprecated() -> R<()> {
     })
 }
 
-fn make_exception(class: Obj<'_>, value: Option<Obj<'_>>) -> R<Ref> {
+fn make_exception(class: Obj<'_>, value: Option<Obj<'_>>, receiver: Receiver) -> R<Ref> {
     // SAFETY: alive.
     if unsafe { c::PyExceptionInstance_Check(class.ptr()) } != 0 {
         return match value {
@@ -281,14 +291,27 @@ fn make_exception(class: Obj<'_>, value: Option<Obj<'_>>) -> R<Ref> {
     }
     // SAFETY: alive.
     if unsafe { c::PyExceptionClass_Check(class.ptr()) } == 0 {
-        return Err(Raised::type_error(
-            "exceptions must be classes deriving BaseException or instances of such a class",
-        ));
+        return Err(not_an_exception(class, receiver));
     }
     match value {
         Some(value) if value.isinstance(class)? => Ok(value.to_ref()),
+        Some(value) if is_tuple(value) => class.call_dict(value, None),
         Some(value) => class.call1(value),
         None => class.call0(),
+    }
+}
+
+fn not_an_exception(thrown: Obj<'_>, receiver: Receiver) -> Raised {
+    if receiver == Receiver::Future {
+        return Raised::type_error(
+            "exceptions must be classes deriving BaseException or instances of such a class",
+        );
+    }
+    match type_name(thrown) {
+        Ok(got) => Raised::type_error(&format!(
+            "exceptions must be classes or instances deriving from BaseException, not {got}"
+        )),
+        Err(raised) => raised,
     }
 }
 

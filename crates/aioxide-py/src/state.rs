@@ -211,6 +211,7 @@ pub struct State {
     pub loop_type: *mut c::PyTypeObject,
     pub types: Types,
     pub spare_coroutines: crate::sync::coroutine::Spare,
+    pub origins: crate::sync::coroutine::Origins,
     /// The native locks and queues.
     pub sync: crate::sync::Families,
     pub streams: Streams,
@@ -276,6 +277,7 @@ pub fn init() -> R<()> {
         gathering_type: types.gathering.ptr().cast(),
         loop_type: types.event_loop.ptr().cast(),
         spare_coroutines: crate::sync::coroutine::Spare::new(),
+        origins: crate::sync::coroutine::Origins::new(),
         sync: crate::sync::Families::new(types.coroutine_function.obj())?,
         waiting: crate::sync::Waiting::probe()?,
         timeouts: crate::sync::build_timeouts(types.coroutine_function.obj())?,

@@ -16,6 +16,7 @@ pub mod context;
 pub mod current;
 pub mod error;
 pub mod exception;
+pub mod frames;
 pub mod function;
 pub mod gil;
 pub mod heap;

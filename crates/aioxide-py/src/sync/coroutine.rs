@@ -25,10 +25,12 @@ use crate::state::state;
 
 mod awaiting;
 mod class;
+mod detail;
 mod spare;
 mod wrapper;
 
 pub use class::build_type;
+pub use detail::{Origins, want_origins};
 pub use spare::Spare;
 pub use wrapper::build_type as build_wrapper_type;
 
@@ -104,6 +106,11 @@ pub struct Frame {
     pub number: Cell<i64>,
     /// The body's program counter; zero at the start.
     pub stage: Cell<u8>,
+    // The rest is the coroutine's own, here because there is room.
+    phase: Cell<u8>,
+    waiting: Cell<u8>,
+    /// The collector or the destructor has finalized it.
+    finalized: Cell<bool>,
 }
 
 impl Frame {
@@ -144,11 +151,9 @@ struct Fields {
     frame: Frame,
     kind: Cell<Option<&'static Kind>>,
     awaited: Slot,
+    /// What few coroutines have: names of their own, an origin. Stays to the coroutine's end.
+    details: Slot,
     weakrefs: Cell<*mut PyObject>,
-    phase: Cell<u8>,
-    waiting: Cell<u8>,
-    /// The collector or the destructor has finalized it.
-    finalized: Cell<bool>,
 }
 
 const OFFSET: usize = size_of::<PyObject>();
@@ -169,15 +174,19 @@ pub fn is_native(object: Obj<'_>) -> bool {
 #[inline]
 pub fn create<const N: usize>(kind: &'static Kind, locals: [Option<Ref>; N]) -> R<Ref> {
     const { assert!(N <= SLOTS) };
-    let class = state().types.coroutine.ptr().cast();
+    let state = state();
+    let class = state.types.coroutine.ptr().cast();
     // Zeroed memory is a valid, finished coroutine.
-    let coroutine = state().spare_coroutines.take(class)?;
+    let coroutine = state.spare_coroutines.take(class)?;
     let this = fields(coroutine.obj());
+    if state.origins.are_wanted() {
+        detail::remember_origin(this)?;
+    }
     for (slot, local) in this.frame.slots.iter().zip(locals) {
         slot.set(local);
     }
     this.kind.set(Some(kind));
-    this.phase.set(Phase::Created as u8);
+    this.frame.phase.set(Phase::Created as u8);
     Ok(coroutine)
 }
 
@@ -198,7 +207,7 @@ enum Input<'a> {
 impl Fields {
     #[inline]
     fn phase(&self) -> Phase {
-        match self.phase.get() {
+        match self.frame.phase.get() {
             0 => Phase::Finished,
             1 => Phase::Created,
             2 => Phase::Running,
@@ -208,7 +217,7 @@ impl Fields {
 
     #[inline]
     fn waiting(&self) -> Waiting {
-        match self.waiting.get() {
+        match self.frame.waiting.get() {
             0 => Waiting::Bare,
             1 => Waiting::Future,
             _ => Waiting::Iterator,
@@ -218,7 +227,7 @@ impl Fields {
     /// Lets go of everything.
     #[inline]
     fn finish(&self) {
-        self.phase.set(Phase::Finished as u8);
+        self.frame.phase.set(Phase::Finished as u8);
         self.awaited.clear();
         self.frame.clear();
     }
@@ -258,23 +267,23 @@ fn send_by_body(this: &Fields, value: Obj<'_>) -> R<Sent> {
 /// `send(None)`, if the coroutine's kind has a shorter way for it.
 #[inline(always)]
 fn send_quickly(this: &Fields) -> Option<R<Sent>> {
-    let phase = this.phase.get();
+    let phase = this.frame.phase.get();
     let can_begin = phase == Phase::Created as u8 || phase == Phase::Suspended as u8;
-    if !can_begin || this.waiting.get() != Waiting::Bare as u8 {
+    if !can_begin || this.frame.waiting.get() != Waiting::Bare as u8 {
         return None;
     }
     let quick = this.kind.get()?.quick?;
     let first = this.frame.slots[0].take()?;
-    this.phase.set(Phase::Running as u8);
+    this.frame.phase.set(Phase::Running as u8);
     match quick(first.obj(), &this.frame) {
         Ok(Quickly::Return(value)) => {
             debug_assert!(this.frame.slots.iter().all(Slot::is_empty));
-            this.phase.set(Phase::Finished as u8);
+            this.frame.phase.set(Phase::Finished as u8);
             drop(first);
             Some(Ok(Sent::Returned(value)))
         }
         Ok(Quickly::Yield) => {
-            this.phase.set(Phase::Suspended as u8);
+            this.frame.phase.set(Phase::Suspended as u8);
             this.frame.slots[0].set(Some(first));
             Some(Ok(Sent::Yielded(none_ref())))
         }
@@ -287,7 +296,7 @@ fn send_quickly(this: &Fields) -> Option<R<Sent>> {
         }
         Ok(Quickly::No) => {
             this.frame.slots[0].set(Some(first));
-            this.phase.set(phase);
+            this.frame.phase.set(phase);
             None
         }
         Err(raised) => {
@@ -352,7 +361,7 @@ fn cannot_send(phase: Phase) -> Raised {
 #[inline]
 fn drive(this: &Fields, input: Input<'_>) -> R<Sent> {
     let begun = this.phase() == Phase::Suspended;
-    this.phase.set(Phase::Running as u8);
+    this.frame.phase.set(Phase::Running as u8);
     let step = if begun {
         awaiting::go_on(this, input)
     } else {
@@ -365,7 +374,7 @@ fn drive(this: &Fields, input: Input<'_>) -> R<Sent> {
 #[inline]
 fn conclude(this: &Fields, sent: R<Sent>) -> R<Sent> {
     match sent {
-        Ok(Sent::Yielded(_)) => this.phase.set(Phase::Suspended as u8),
+        Ok(Sent::Yielded(_)) => this.frame.phase.set(Phase::Suspended as u8),
         Ok(Sent::Returned(_)) => this.finish(),
         Err(raised) => return Err(this.fail(raised)),
     }
@@ -386,7 +395,7 @@ fn go_on(this: &Fields, mut step: awaiting::Step) -> R<Sent> {
         step = match (kind.body)(&this.frame, resumed)? {
             Next::Return(value) => return Ok(Sent::Returned(value)),
             Next::Yield => {
-                this.waiting.set(Waiting::Bare as u8);
+                this.frame.waiting.set(Waiting::Bare as u8);
                 awaiting::Step::Yielded(none_ref())
             }
             Next::Await(awaitable) => awaiting::begin(this, awaitable),

@@ -52,7 +52,7 @@ use bound::{Family, stock};
 use pyo3_ffi as c;
 
 use crate::ffi::call::{int, interned, text};
-use crate::ffi::class::varargs;
+use crate::ffi::class::{onearg, varargs};
 use crate::ffi::{Obj, R, Ref};
 use crate::state::state;
 
@@ -158,6 +158,11 @@ pub fn methods() -> impl Iterator<Item = c::PyMethodDef> {
             c"shield",
             shield::shield,
             c"($module, /, arg)\nWait for a future, shielding it from cancellation."
+        ),
+        onearg!(
+            c"_want_origins",
+            coroutine::want_origins,
+            c"($module, wanted, /)\nTells that a loop which debugs begins to run, or ends."
         ),
     ])
 }

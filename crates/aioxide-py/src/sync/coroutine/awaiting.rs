@@ -41,7 +41,7 @@ pub(super) fn begin(this: &Fields, awaitable: Ref) -> Step {
     }
     match iterator_of(awaitable) {
         Ok(iterator) => {
-            this.waiting.set(Waiting::Iterator as u8);
+            this.frame.waiting.set(Waiting::Iterator as u8);
             send(this, iterator, none())
         }
         Err(raised) => Step::Resumed(Resumed::Raised(raised.take())),
@@ -60,7 +60,7 @@ fn begin_future(this: &Fields, awaited: Ref) -> Step {
     if future.blocking.replace(true) {
         return Step::Resumed(not_used_with_await());
     }
-    this.waiting.set(Waiting::Future as u8);
+    this.frame.waiting.set(Waiting::Future as u8);
     this.awaited.set(Some(awaited.clone()));
     Step::Yielded(awaited)
 }

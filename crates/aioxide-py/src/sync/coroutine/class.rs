@@ -7,15 +7,15 @@ use std::ffi::{CString, c_int};
 
 use pyo3_ffi as c;
 
+use super::detail::{self, Detail};
 use super::{Fields, OFFSET, Phase, Sent, close, fields, send, throw};
-use crate::ffi::builtin::type_name;
-use crate::ffi::call::string;
+use crate::ffi::call::{import, interned, string, text};
 use crate::ffi::class::{Class, Visitor, attribute, noargs, onearg, varargs};
-use crate::ffi::error::SavedError;
-use crate::ffi::object::{boolean, none};
-use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, trash};
+use crate::ffi::error::{SavedError, check};
+use crate::ffi::object::{boolean, none, none_ref};
+use crate::ffi::{Args, Obj, PyObject, R, Raised, Ref, frames, trash};
 use crate::future;
-use crate::future_iter::{exception_of, hide, stop_iteration};
+use crate::future_iter::{Receiver, exception_of, hide, stop_iteration};
 use crate::state::state;
 
 unsafe extern "C" fn am_send(
@@ -95,37 +95,51 @@ pub(super) fn method_send(coroutine: Obj<'_>, value: Obj<'_>) -> R<Ref> {
 }
 
 pub(super) fn method_throw(coroutine: Obj<'_>, args: Args<'_>) -> R<Ref> {
-    if let Some(first) = args.positional().first() {
-        check_exception(*first)?;
-    }
-    throw(coroutine, exception_of(&args)?).and_then(value_or_stop)
+    throw(coroutine, exception_of(&args, Receiver::Coroutine)?).and_then(value_or_stop)
 }
 
-fn check_exception(thrown: Obj<'_>) -> R<()> {
-    // SAFETY: alive.
-    let fits = unsafe {
-        c::PyExceptionInstance_Check(thrown.ptr()) != 0
-            || c::PyExceptionClass_Check(thrown.ptr()) != 0
-    };
-    if fits {
-        return Ok(());
+fn name_or(
+    coroutine: Obj<'_>,
+    given: Detail,
+    otherwise: fn(&super::Kind) -> &'static str,
+) -> R<Ref> {
+    let this = fields(coroutine);
+    match detail::get(this, given) {
+        Some(name) => Ok(name),
+        None => string(this.kind.get().map_or("coroutine", otherwise)),
     }
-    let got = type_name(thrown)?;
-    Err(Raised::type_error(&format!(
-        "exceptions must be classes or instances deriving from BaseException, not {got}"
-    )))
-}
-
-fn kind_text(coroutine: Obj<'_>, pick: fn(&super::Kind) -> &'static str) -> R<Ref> {
-    string(fields(coroutine).kind.get().map_or("coroutine", pick))
 }
 
 fn get_name(coroutine: Obj<'_>) -> R<Ref> {
-    kind_text(coroutine, |kind| kind.name)
+    name_or(coroutine, Detail::Name, |kind| kind.name)
 }
 
 fn get_qualname(coroutine: Obj<'_>) -> R<Ref> {
-    kind_text(coroutine, |kind| kind.qualname)
+    name_or(coroutine, Detail::Qualname, |kind| kind.qualname)
+}
+
+fn checked_name<'a>(name: Option<Obj<'a>>, attribute: &str) -> R<Obj<'a>> {
+    let is_str = |name: &Obj<'_>| name.is_instance_of_type(&raw mut c::PyUnicode_Type);
+    name.filter(is_str)
+        .ok_or_else(|| Raised::type_error(&format!("{attribute} must be set to a string object")))
+}
+
+fn set_name(coroutine: Obj<'_>, name: Option<Obj<'_>>) -> R<()> {
+    let name = checked_name(name, "__name__")?;
+    detail::set(fields(coroutine), Detail::Name, name)
+}
+
+fn set_qualname(coroutine: Obj<'_>, name: Option<Obj<'_>>) -> R<()> {
+    let name = checked_name(name, "__qualname__")?;
+    detail::set(fields(coroutine), Detail::Qualname, name)
+}
+
+fn get_suspended(coroutine: Obj<'_>) -> R<Ref> {
+    Ok(boolean(fields(coroutine).phase() == Phase::Suspended))
+}
+
+fn get_origin(coroutine: Obj<'_>) -> R<Ref> {
+    Ok(detail::get(fields(coroutine), Detail::Origin).unwrap_or_else(none_ref))
 }
 
 /// asyncio asks Cython's coroutines so, to write "running" into a task's repr.
@@ -148,12 +162,10 @@ unsafe extern "C" fn iterate(coroutine: *mut PyObject) -> *mut PyObject {
 
 /// Whether the Python code that runs is that of a generator under `types.coroutine`.
 fn is_in_generator_coroutine() -> R<bool> {
-    // SAFETY: borrowed from the thread, null without Python code.
-    let Some(frame) = (unsafe { Obj::from_nullable(c::PyEval_GetFrame().cast()) }) else {
+    let Some(frame) = frames::current() else {
         return Ok(false);
     };
-    // SAFETY: a frame, alive; its code comes back owned.
-    let code = unsafe { Ref::steal(c::PyFrame_GetCode(frame.ptr().cast()).cast()) }?;
+    let code = frames::code_of(frame.obj())?;
     super::awaiting::is_iterable_coroutine(code.obj())
 }
 
@@ -161,10 +173,7 @@ unsafe extern "C" fn repr(coroutine: *mut PyObject) -> *mut PyObject {
     // SAFETY: the interpreter passes a live instance.
     let coroutine = unsafe { Obj::from_ptr(coroutine) };
     crate::ffi::error::guard(|| {
-        let name = fields(coroutine)
-            .kind
-            .get()
-            .map_or("?", |kind| kind.qualname);
+        let name = text(get_qualname(coroutine)?.obj())?;
         string(&format!(
             "<coroutine object {name} at {:p}>",
             coroutine.ptr()
@@ -177,14 +186,14 @@ unsafe extern "C" fn finalize(coroutine: *mut PyObject) {
     // SAFETY: the interpreter passes a live instance.
     let coroutine = unsafe { Obj::from_ptr(coroutine) };
     let this = fields(coroutine);
-    this.finalized.set(true);
+    this.frame.finalized.set(true);
     if this.phase() == Phase::Finished {
         return;
     }
     let saved = SavedError::save();
     let done = crate::ffi::error::guard_status(|| {
         if this.phase() == Phase::Created {
-            warn_unawaited(this, coroutine);
+            warn_unawaited(coroutine);
         } else if let Err(raised) = close(coroutine) {
             raised.write_unraisable(coroutine);
         }
@@ -194,20 +203,30 @@ unsafe extern "C" fn finalize(coroutine: *mut PyObject) {
     saved.restore();
 }
 
+/// As the interpreter: `warnings` has a function that also tells the origin, and that lets the
+/// warning keep the coroutine, for its traceback.
 #[cold]
-fn warn_unawaited(this: &Fields, coroutine: Obj<'_>) {
-    let name = this.kind.get().map_or("?", |kind| kind.qualname);
-    let message = format!("coroutine '{name}' was never awaited");
-    let Ok(message) = CString::new(message) else {
-        return;
+fn warn_unawaited(coroutine: Obj<'_>) {
+    let function = import(c"warnings")
+        .and_then(|module| module.obj().getattr_str(c"_warn_unawaited_coroutine"));
+    let warned = match function {
+        Ok(function) => function.obj().call1(coroutine).map(drop),
+        Err(raised) => {
+            drop(raised.take());
+            warn_plainly(coroutine)
+        }
     };
-    // SAFETY: a static class and a NUL-terminated text.
-    let status = unsafe { c::PyErr_WarnEx(c::PyExc_RuntimeWarning, message.as_ptr(), 1) };
-    if status < 0 {
-        Raised::from_indicator().write_unraisable(coroutine);
+    if let Err(raised) = warned {
+        raised.write_unraisable(coroutine);
     }
-    // Whatever the warning did to it, it is told of once.
-    this.finish();
+}
+
+fn warn_plainly(coroutine: Obj<'_>) -> R<()> {
+    let name = text(get_qualname(coroutine)?.obj())?;
+    let message = CString::new(format!("coroutine '{name}' was never awaited"));
+    let message = message.map_err(|_| Raised::value_error("embedded null character"))?;
+    // SAFETY: a static class and a NUL-terminated text.
+    check(unsafe { c::PyErr_WarnEx(c::PyExc_RuntimeWarning, message.as_ptr(), 1) })
 }
 
 unsafe extern "C" fn traverse(
@@ -221,6 +240,7 @@ unsafe extern "C" fn traverse(
     visitor.visit(coroutine.type_ptr().cast());
     let this = fields(coroutine);
     visitor.slot(&this.awaited);
+    visitor.slot(&this.details);
     for slot in &this.frame.slots {
         visitor.slot(slot);
     }
@@ -229,7 +249,9 @@ unsafe extern "C" fn traverse(
 
 unsafe extern "C" fn clear(coroutine: *mut PyObject) -> c_int {
     // SAFETY: the collector passes a live instance.
-    fields(unsafe { Obj::from_ptr(coroutine) }).finish();
+    let this = fields(unsafe { Obj::from_ptr(coroutine) });
+    this.finish();
+    this.details.clear();
     0
 }
 
@@ -257,6 +279,9 @@ unsafe fn free(coroutine: *mut PyObject) {
         if this.phase() != Phase::Finished {
             this.finish();
         }
+        if !this.details.is_empty() {
+            this.details.clear();
+        }
         if !state().spare_coroutines.keep(coroutine, this) {
             future::free_instance(coroutine, class);
         }
@@ -279,7 +304,6 @@ pub fn build_type() -> R<Ref> {
     let weakrefs = OFFSET + std::mem::offset_of!(Fields, weakrefs);
     let class = Class::new(c"aioxide.Coroutine", OFFSET + size_of::<Fields>())
         .flags(c::Py_TPFLAGS_DISALLOW_INSTANTIATION)
-        .doc(c"What aioxide's native `async` functions return; awaited once, like any coroutine.")
         .slot(c::Py_tp_traverse, traverse as *mut _)
         .slot(c::Py_tp_clear, clear as *mut _)
         .slot(c::Py_tp_dealloc, dealloc as *mut _)
@@ -309,13 +333,16 @@ pub fn build_type() -> R<Ref> {
             ),
         ])
         .attributes([
-            attribute!(c"__name__", get_name, c"The function's name."),
+            attribute!(c"__name__", get_name, set_name, c"The function's name."),
             attribute!(
                 c"__qualname__",
                 get_qualname,
+                set_qualname,
                 c"The function's qualified name."
             ),
+            attribute!(c"cr_origin", get_origin, c"Where it was made, if known."),
             attribute!(c"cr_running", get_running, c"Whether it runs right now."),
+            attribute!(c"cr_suspended", get_suspended, c"Whether it waits."),
         ])
         .build(None)?;
     let coroutine = crate::ffi::call::import(c"collections.abc")?
@@ -323,5 +350,10 @@ pub fn build_type() -> R<Ref> {
         .getattr_str(c"Coroutine")?;
     let register = coroutine.obj().getattr_str(c"register")?;
     drop(register.obj().call1(class.obj())?);
-    hide(class, c"__iter__")
+    // What messages call it.
+    let name = interned(c"__name__")?;
+    class
+        .obj()
+        .setattr(name.obj(), string("coroutine")?.obj())?;
+    hide(hide(class, c"__iter__")?, c"__next__")
 }

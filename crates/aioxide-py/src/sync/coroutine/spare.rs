@@ -2,8 +2,8 @@
 //!
 //! A coroutine lives as long as one `await`; asking the allocator and the collector for each is
 //! most of what a short one costs. May touch: the memory of dead coroutines. Invariants: what is
-//! kept holds nothing but its type and the link to the next, has one reference, is not tracked and
-//! was never finalized.
+//! kept holds nothing but its type and the link to the next, has no reference, is not tracked and was
+//! never finalized.
 
 use std::cell::Cell;
 
@@ -14,6 +14,11 @@ use crate::ffi::{PyObject, R, Ref, Slot};
 
 /// As many as a loop's turn may end at once before the next begin; 12 KiB of memory.
 const KEPT_MAX: u32 = 64;
+
+unsafe extern "C" {
+    /// Makes memory an object with one reference, as the interpreter does with its own spare ones.
+    fn _Py_NewReference(object: *mut PyObject);
+}
 
 /// A list of dead coroutines, linked through their first field.
 pub struct Spare {
@@ -30,7 +35,7 @@ impl Spare {
         }
     }
 
-    /// Memory for a coroutine, zero behind the object's head.
+    /// Memory for a coroutine, zero behind the object's head. To who traces memory it is a new one.
     #[inline]
     pub(super) fn take(&self, class: *mut c::PyTypeObject) -> R<Ref> {
         let first = self.first.get();
@@ -44,8 +49,9 @@ impl Spare {
             self.first.set(link.replace(std::ptr::null_mut()));
         }
         self.count.set(self.count.get() - 1);
-        // SAFETY: untracked memory of that type, whose one reference becomes the caller's.
+        // SAFETY: untracked memory of that type; its one reference becomes the caller's.
         unsafe {
+            _Py_NewReference(first);
             c::PyObject_GC_Track(first.cast());
             Ref::steal(first)
         }
@@ -59,19 +65,19 @@ impl Spare {
     #[inline]
     pub(super) unsafe fn keep(&self, coroutine: *mut PyObject, fields: &Fields) -> bool {
         // The collector would not finalize the same memory a second time.
-        if fields.finalized.get() || self.count.get() == KEPT_MAX || cfg!(Py_GIL_DISABLED) {
+        if fields.frame.finalized.get() || self.count.get() == KEPT_MAX || cfg!(Py_GIL_DISABLED) {
             return false;
         }
-        debug_assert!(fields.awaited.is_empty() && fields.weakrefs.get().is_null());
+        debug_assert!(fields.awaited.is_empty() && fields.details.is_empty());
+        debug_assert!(fields.weakrefs.get().is_null());
         debug_assert!(fields.frame.slots.iter().all(Slot::is_empty));
         fields.frame.number.set(0);
         fields.frame.stage.set(0);
-        fields.waiting.set(0);
-        // SAFETY: the first field, a slot that holds nothing; the one reference is this list's.
+        fields.frame.waiting.set(0);
+        // SAFETY: the first field, a slot that holds nothing.
         unsafe {
             let link = coroutine.byte_add(OFFSET).cast::<*mut PyObject>();
             link.write(self.first.get());
-            c::Py_INCREF(coroutine);
         }
         self.first.set(coroutine);
         self.count.set(self.count.get() + 1);

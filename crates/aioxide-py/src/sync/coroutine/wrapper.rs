@@ -75,7 +75,7 @@ unsafe extern "C" fn next(wrapper: *mut PyObject) -> *mut PyObject {
 
 /// Creates the type.
 pub fn build_type() -> R<Ref> {
-    references::class::<WrapperFields>(c"aioxide.CoroutineWrapper")
+    references::class::<WrapperFields>(c"aioxide.coroutine_wrapper")
         .flags(c::Py_TPFLAGS_DISALLOW_INSTANTIATION)
         .doc(c"What iterates a native coroutine.")
         .slot(c::Py_tp_iter, c::PyObject_SelfIter as *mut _)
