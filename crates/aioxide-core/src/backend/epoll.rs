@@ -120,10 +120,7 @@ impl Epoll {
         });
         events.spin.learn(spun);
         match spun {
-            Spun::Nothing { spent_ns } => {
-                let spent = Duration::from_nanos(spent_ns);
-                self.wait(events, timeout.map(|timeout| timeout.saturating_sub(spent)))
-            }
+            Spun::Nothing { spent_ns } => self.wait(events, rest_of(timeout, spent_ns)),
             Spun::Arrived | Spun::Late { .. } => waited,
         }
     }
@@ -201,6 +198,11 @@ impl Backend for Epoll {
     fn wake(&self) -> io::Result<()> {
         sys::eventfd_set(self.waker.as_fd())
     }
+}
+
+/// What is left of a timeout.
+fn rest_of(timeout: Option<Duration>, spent_ns: u64) -> Option<Duration> {
+    timeout.map(|timeout| timeout.saturating_sub(Duration::from_nanos(spent_ns)))
 }
 
 /// The kernel's mask of an interest.

@@ -276,6 +276,82 @@ fn a_wait_awake_is_a_wait() {
     });
 }
 
+/// Waits with events of its own, and tells whether the next wait would be awake: not after one
+/// that was so in vain.
+fn is_awake_after(backend: &Epoll, timeout: Option<Duration>) -> bool {
+    let mut events = Events::new();
+    backend.wait_awake(&mut events, timeout).expect("a wait");
+    events.spin.should_spin()
+}
+
+/// Whether `arrives` is true once: somebody else may have the processor meanwhile.
+fn once(arrives: impl Fn() -> bool) -> bool {
+    (0..100).any(|_| arrives())
+}
+
+#[test]
+fn a_short_wait_is_not_awake() {
+    let backend = Epoll::new().expect("descriptors");
+    assert!(is_awake_after(&backend, NO_WAIT));
+    assert!(is_awake_after(&backend, Some(AWAKE_MAX)));
+    let longer = AWAKE_MAX + Duration::from_nanos(1);
+    assert!(!is_awake_after(&backend, Some(longer)));
+}
+
+#[test]
+fn a_wait_after_one_awake_in_vain_is_not() {
+    let backend = Epoll::new().expect("descriptors");
+    let mut events = Events::new();
+    for _ in 0..2 {
+        backend
+            .wait_awake(&mut events, Some(AWAKE_MAX * 2))
+            .expect("a wait");
+    }
+    // Had both been awake, three would have to be without.
+    assert!(events.spin.should_spin());
+}
+
+#[test]
+fn a_wait_awake_ends_with_what_comes() {
+    let backend = Epoll::new().expect("descriptors");
+    assert!(once(|| {
+        backend.wake().expect("set");
+        is_awake_after(&backend, None)
+    }));
+    let (near, mut far) = UnixStream::pair().expect("a pair");
+    let token = tokens(1)[0];
+    backend
+        .register(near.as_raw_fd(), token, Interest::READABLE)
+        .expect("new");
+    far.write_all(b"x").expect("room");
+    assert!(once(|| is_awake_after(&backend, None)));
+}
+
+#[test]
+fn a_wait_awake_ends_with_an_error() {
+    let backend = Epoll::new().expect("descriptors");
+    assert!(once(|| {
+        let mut events = Events::new();
+        // As many events as this is no number of them.
+        events.capacity = 0;
+        backend
+            .wait_awake(&mut events, None)
+            .expect_err("no room for any event");
+        events.spin.should_spin()
+    }));
+}
+
+#[test]
+fn a_wait_awake_counts() {
+    let limit = Duration::from_micros(50);
+    assert_eq!(rest_of(None, 5), None);
+    assert_eq!(
+        rest_of(Some(limit), 20_000),
+        Some(Duration::from_micros(30))
+    );
+    assert_eq!(rest_of(Some(limit), 60_000), NO_WAIT);
+}
+
 #[test]
 fn milliseconds_round_up() {
     let ms = |ns| round_up_ms(Duration::from_nanos(ns));
