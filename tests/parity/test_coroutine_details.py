@@ -154,7 +154,8 @@ def test_origins(lib):
         depth = sys.get_coroutine_origin_tracking_depth()
         for levels in (0, 1, 30):
             coroutine, line = make(levels)
-            lib.note(levels, line, len(coroutine.cr_origin), told(coroutine.cr_origin)[: levels + 2])
+            origin = coroutine.cr_origin
+            lib.note(levels, line, len(origin), told(origin)[: levels + 2])
             coroutine.close()
             lib.note(len(coroutine.cr_origin))
         sys.set_coroutine_origin_tracking_depth(2)
@@ -235,10 +236,9 @@ def test_no_function_for_the_warning(lib, monkeypatch):
 
 
 def test_tracemalloc_knows_where_each_was_made(lib):
-    """Memory that is used again counts as new."""
+    """Memory that is used again counts as new, while a loop debugs."""
 
-    tracemalloc.start()
-    try:
+    async def main():
         held = [asyncio.sleep(0) for _ in range(100)]
         later = [asyncio.sleep(0) for _ in range(5)]
         for each in (*held, *later):
@@ -249,6 +249,10 @@ def test_tracemalloc_knows_where_each_was_made(lib):
         found = tracemalloc.get_object_traceback(coroutine)
         lib.note([(each.filename == __file__, each.lineno - line) for each in found or ()])
         coroutine.close()
+
+    tracemalloc.start()
+    try:
+        lib.run(main, debug=True)
     finally:
         tracemalloc.stop()
 

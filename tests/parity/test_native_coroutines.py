@@ -255,6 +255,10 @@ def test_stop_iteration_thrown_at_a_future(lib, sleep):
         coroutine = asyncio.StreamReader().read(5)
         coroutine.send(None)
         lib.catch(coroutine.throw, StopIteration)
+        coroutine = sleep(0)
+        coroutine.send(None)
+        error = lib.catch(coroutine.throw, StopIteration("thrown"))
+        lib.note(repr(error.__cause__), repr(error.__context__))
 
     lib.run(main)
 

@@ -180,7 +180,7 @@ pub fn create<const N: usize>(kind: &'static Kind, locals: [Option<Ref>; N]) -> 
     let coroutine = state.spare_coroutines.take(class)?;
     let this = fields(coroutine.obj());
     if state.origins.are_wanted() {
-        detail::remember_origin(this)?;
+        detail::remember_origin(&coroutine)?;
     }
     for (slot, local) in this.frame.slots.iter().zip(locals) {
         slot.set(local);

@@ -81,7 +81,7 @@ pub(super) fn go_on(this: &Fields, input: Input<'_>) -> Step {
         (Waiting::Iterator, Some(iterator), Input::Throw(exception)) => {
             throw(this, iterator, exception)
         }
-        (_, _, Input::Throw(exception)) => Step::Resumed(Resumed::Raised(exception)),
+        (_, _, Input::Throw(exception)) => Step::Resumed(raised_by_yield(exception)),
         (_, _, Input::Send(_)) => Step::Resumed(Resumed::Value(none_ref())),
     }
 }
@@ -154,6 +154,12 @@ fn try_throw(iterator: Obj<'_>, exception: Ref) -> R<Thrown> {
         return Ok(Thrown::Here(exception));
     }
     let Some(throw) = iterator.getattr_opt(names.throw.obj())? else {
+        // Since then what is raised at an `await` ends it, if it is a StopIteration.
+        // SAFETY: a static of the interpreter.
+        if cfg!(Py_3_12) && given_matches(exception.obj(), unsafe { c::PyExc_StopIteration }) {
+            let value = exception.obj().getattr(names.value.obj());
+            return value.map(Thrown::Returned);
+        }
         return Ok(Thrown::Here(exception));
     };
     match throw.obj().call1(exception.obj()) {
@@ -261,11 +267,26 @@ pub(super) fn without_stop_iteration(exception: Ref) -> Raised {
     if !given_matches(exception.obj(), unsafe { c::PyExc_StopIteration }) {
         return Raised::throw(exception);
     }
-    let error = Raised::runtime("coroutine raised StopIteration").take();
+    Raised::throw(in_its_place("coroutine raised StopIteration", exception))
+}
+
+/// What asyncio's generator with the bare `yield` makes of an exception thrown into it.
+fn raised_by_yield(exception: Ref) -> Resumed {
+    // SAFETY: a static of the interpreter.
+    if !given_matches(exception.obj(), unsafe { c::PyExc_StopIteration }) {
+        return Resumed::Raised(exception);
+    }
+    Resumed::Raised(in_its_place("generator raised StopIteration", exception))
+}
+
+/// The RuntimeError in the place of a StopIteration.
+#[cold]
+fn in_its_place(message: &str, exception: Ref) -> Ref {
+    let error = Raised::runtime(message).take();
     // SAFETY: both are exceptions; each call takes over a reference.
     unsafe {
         c::PyException_SetCause(error.ptr(), exception.clone().into_ptr());
         c::PyException_SetContext(error.ptr(), exception.into_ptr());
     }
-    Raised::throw(error)
+    error
 }

@@ -8,7 +8,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::Fields;
+use super::spare::retrace;
+use super::{Fields, fields};
 use crate::ffi::call::{import, tuple, tuple_item};
 use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Obj, R, Ref, frames};
@@ -76,9 +77,10 @@ pub(super) fn set(this: &Fields, which: Detail, value: Obj<'_>) -> R<()> {
     Ok(())
 }
 
-/// Notes where a coroutine is made, if this thread is to.
+/// Notes where a coroutine was made just now, if this thread is to.
 #[cold]
-pub(super) fn remember_origin(this: &Fields) -> R<()> {
+pub(super) fn remember_origin(made: &Ref) -> R<()> {
+    retrace(made);
     let depth = import(c"sys")?
         .obj()
         .getattr_str(c"get_coroutine_origin_tracking_depth")?
@@ -89,5 +91,9 @@ pub(super) fn remember_origin(this: &Fields) -> R<()> {
     if depth == 0 {
         return Ok(());
     }
-    set(this, Detail::Origin, frames::callers(depth)?.obj())
+    set(
+        fields(made.obj()),
+        Detail::Origin,
+        frames::callers(depth)?.obj(),
+    )
 }

@@ -2,8 +2,8 @@
 //!
 //! A coroutine lives as long as one `await`; asking the allocator and the collector for each is
 //! most of what a short one costs. May touch: the memory of dead coroutines. Invariants: what is
-//! kept holds nothing but its type and the link to the next, has no reference, is not tracked and was
-//! never finalized.
+//! kept holds nothing but its type and the link to the next, has one reference, is not tracked and
+//! was never finalized.
 
 use std::cell::Cell;
 
@@ -18,6 +18,13 @@ const KEPT_MAX: u32 = 64;
 unsafe extern "C" {
     /// Makes memory an object with one reference, as the interpreter does with its own spare ones.
     fn _Py_NewReference(object: *mut PyObject);
+}
+
+/// Tells who traces memory that this coroutine is a new object, wherever its memory comes from.
+#[cold]
+pub(super) fn retrace(made: &Ref) {
+    // SAFETY: just made: its one reference stays.
+    unsafe { _Py_NewReference(made.ptr()) }
 }
 
 /// A list of dead coroutines, linked through their first field.
@@ -35,7 +42,7 @@ impl Spare {
         }
     }
 
-    /// Memory for a coroutine, zero behind the object's head. To who traces memory it is a new one.
+    /// Memory for a coroutine, zero behind the object's head.
     #[inline]
     pub(super) fn take(&self, class: *mut c::PyTypeObject) -> R<Ref> {
         let first = self.first.get();
@@ -49,9 +56,8 @@ impl Spare {
             self.first.set(link.replace(std::ptr::null_mut()));
         }
         self.count.set(self.count.get() - 1);
-        // SAFETY: untracked memory of that type; its one reference becomes the caller's.
+        // SAFETY: untracked memory of that type, whose one reference becomes the caller's.
         unsafe {
-            _Py_NewReference(first);
             c::PyObject_GC_Track(first.cast());
             Ref::steal(first)
         }
@@ -74,10 +80,11 @@ impl Spare {
         fields.frame.number.set(0);
         fields.frame.stage.set(0);
         fields.frame.waiting.set(0);
-        // SAFETY: the first field, a slot that holds nothing.
+        // SAFETY: the first field, a slot that holds nothing; the one reference is this list's.
         unsafe {
             let link = coroutine.byte_add(OFFSET).cast::<*mut PyObject>();
             link.write(self.first.get());
+            c::Py_INCREF(coroutine);
         }
         self.first.set(coroutine);
         self.count.set(self.count.get() + 1);
