@@ -18,7 +18,7 @@ use crate::event_loop::HAND_OVER_ENTRIES;
 use crate::ffi::park::{calling, unwinding};
 use crate::ffi::stage::{Stage, goes_quietly};
 use crate::ffi::weak::has_weak_references;
-use crate::ffi::{Obj, R, Raised, Ref};
+use crate::ffi::{Obj, R, Raised, Ref, Slot};
 use crate::state::state;
 
 /// Room for spare handles of each type: as many as a thread leaves before it lets the loop run.
@@ -236,15 +236,9 @@ impl HandleFields {
     /// Whether nothing of Python's runs when a handle that nobody else has lets go of all.
     #[inline(always)]
     fn goes_quietly(&self) -> bool {
-        let nargs = match self.nargs.get() {
-            IN_TUPLE => 1,
-            nargs => usize::from(nargs),
-        };
-        let args = &self.arg_slots()[..nargs];
-        std::iter::once(&self.callback)
-            .chain(args.iter().copied())
-            // SAFETY: nobody changes it meanwhile.
-            .filter_map(|slot| unsafe { slot.borrowed() })
-            .all(goes_quietly)
+        // SAFETY: nobody changes it meanwhile.
+        let is_quiet = |slot: &Slot| unsafe { slot.borrowed() }.is_none_or(goes_quietly);
+        let has_args = self.nargs.get() != 0;
+        is_quiet(&self.callback) && (!has_args || self.arg_slots().into_iter().all(is_quiet))
     }
 }
