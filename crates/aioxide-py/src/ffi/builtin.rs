@@ -182,6 +182,18 @@ pub fn type_name(object: Obj<'_>) -> R<String> {
     super::call::text(object.type_obj().getattr_str(c"__name__")?.obj())
 }
 
+/// The name of the object's type with its module, unless that is the interpreter's own.
+/// *Source*: `PyType_GetFullyQualifiedName`.
+pub fn full_type_name(object: Obj<'_>) -> R<String> {
+    let class = object.type_obj();
+    let text_of = |name| super::call::text(class.getattr_str(name)?.obj());
+    let (module, name) = (text_of(c"__module__")?, text_of(c"__qualname__")?);
+    Ok(match module.as_str() {
+        "builtins" | "__main__" => name,
+        _ => format!("{module}.{name}"),
+    })
+}
+
 /// `len(object)`.
 pub fn len(object: Obj<'_>) -> R<usize> {
     // SAFETY: alive.

@@ -7,7 +7,7 @@
 use pyo3_ffi as c;
 
 use super::{Fields, Input, Resumed, Waiting};
-use crate::ffi::builtin::type_name;
+use crate::ffi::builtin::{full_type_name, type_name};
 use crate::ffi::error::given_matches;
 use crate::ffi::object::{none, none_ref};
 use crate::ffi::park::{calling, unwinding};
@@ -205,17 +205,33 @@ fn iterator_of(awaitable: Ref) -> R<Ref> {
     let made = iterator.obj();
     // SAFETY: alive.
     if unsafe { c::PyCoro_CheckExact(made.ptr()) } != 0 || is_generator_coroutine(made)? {
-        return Err(Raised::type_error("__await__() returned a coroutine"));
+        return Err(no_iterator(
+            object,
+            "coroutine",
+            "__await__() returned a coroutine",
+        ));
     }
     // SAFETY: alive.
     if unsafe { c::PyIter_Check(made.ptr()) } == 0 {
-        return Err(type_error(
-            "__await__() returned non-iterator of type '",
-            made,
-            "'",
-        ));
+        let got = type_name(made)?;
+        let message = format!("__await__() returned non-iterator of type '{got}'");
+        return Err(no_iterator(object, &full_type_name(made)?, &message));
     }
     Ok(iterator)
+}
+
+/// The `__await__` of `object` returned something else, `got`.
+#[cold]
+fn no_iterator(object: Obj<'_>, got: &str, before_3_15: &str) -> Raised {
+    if !cfg!(Py_3_15) {
+        return Raised::type_error(before_3_15);
+    }
+    match full_type_name(object) {
+        Ok(class) => Raised::type_error(&format!(
+            "{class}.__await__() must return an iterator, not {got}"
+        )),
+        Err(raised) => raised,
+    }
 }
 
 /// Whether the object is a generator made by a function under `types.coroutine`.
