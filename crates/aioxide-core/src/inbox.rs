@@ -15,8 +15,8 @@
 //! ```
 //!
 //! Who would rather wake the loop after it has let go of something (the GIL) leaves the entry with
-//! `push_quietly` and calls the [`Doze`] that this returns: that, and `awake`, need no lock. The
-//! loom tests below explore every interleaving.
+//! `push_quietly` and calls the [`Doze`] that this returns: that, and `awake`, need no lock.
+//! `interleavings.rs` explores every interleaving with loom.
 
 #![forbid(unsafe_code)]
 
