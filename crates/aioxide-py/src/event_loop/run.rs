@@ -268,7 +268,7 @@ impl LoopFields {
                 self.handles.leave_context()?;
                 match task::run_step(task.obj()) {
                     Ok(()) => Ok(()),
-                    Err(raised) => self.fail_entry(Entry::Step(task), raised),
+                    Err(raised) => self.fail_entry(&Entry::Step(task), raised),
                 }
             }
             entry => self.run_other(&entry),
@@ -284,11 +284,11 @@ impl LoopFields {
 
     /// What an entry has raised goes on, or is reported.
     #[cold]
-    fn fail_entry(&self, entry: Entry, raised: Raised) -> R<()> {
+    fn fail_entry(&self, entry: &Entry, raised: Raised) -> R<()> {
         if raised.is_exit() {
             return Err(raised);
         }
-        self.report_entry(&entry, raised)
+        self.report_entry(entry, raised)
     }
 
     #[inline]
@@ -301,8 +301,7 @@ impl LoopFields {
             },
             Entry::Step(task) => match task::run_step(task.obj()) {
                 Ok(()) => Ok(()),
-                Err(raised) if raised.is_exit() => Err(raised),
-                Err(raised) => self.report_entry(entry, raised),
+                Err(raised) => self.fail_entry(entry, raised),
             },
             Entry::Call(handle) => {
                 // A cancelled one has nothing to call.
@@ -312,8 +311,7 @@ impl LoopFields {
             Entry::Done(target, future, listener) => {
                 match listener.tell(target.obj(), future.obj()) {
                     Ok(()) => Ok(()),
-                    Err(raised) if raised.is_exit() => Err(raised),
-                    Err(raised) => self.report_entry(entry, raised),
+                    Err(raised) => self.fail_entry(entry, raised),
                 }
             }
             Entry::Attempt(operation) => match self.attempt(operation) {

@@ -44,13 +44,18 @@ fn wait_for_native(task: Obj<'_>, this: &TaskFields, awaited: Ref) -> R<()> {
         this.waits_for.set(Some(awaited));
         schedule_step(task, this)?;
     }
-    if this.future.must_cancel.get() {
-        deliver_cancellation(this)?;
-    }
-    Ok(())
+    pass_cancellation_on(this)
 }
 
 /// A cancellation that arrived while the step ran goes to the future it now waits for.
+#[inline(always)]
+fn pass_cancellation_on(this: &TaskFields) -> R<()> {
+    if !this.future.must_cancel.get() {
+        return Ok(());
+    }
+    deliver_cancellation(this)
+}
+
 #[cold]
 fn deliver_cancellation(this: &TaskFields) -> R<()> {
     if let Some(awaited) = this.waits_for.get() {
@@ -110,10 +115,7 @@ fn wait_for_foreign(task: Obj<'_>, this: &TaskFields, yielded: Ref) -> R<()> {
     let args = [awaited, wakeup.obj(), run_context.obj()];
     awaited.call_method_kw(name, &args, state().kw_context.obj())?;
     this.waits_for.set(Some(yielded));
-    if this.future.must_cancel.get() {
-        deliver_cancellation(this)?;
-    }
-    Ok(())
+    pass_cancellation_on(this)
 }
 
 /// `asyncio.futures._get_loop`.
