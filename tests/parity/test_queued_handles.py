@@ -48,12 +48,22 @@ def run_inside(lib, body, turns=4):
     lib.loop.run_forever()
 
 
-def test_a_handle_kept_in_a_cycle_past_its_run_is_collected(lib):
+def schedule(lib, method, *args):
+    """Schedule a call for the next turn, in one of the ways there are."""
+    when = {"call_later": [-1], "call_at": [0]}.get(method, [])
+    return getattr(lib.loop, method)(*when, *args)
+
+
+WAYS = ["call_soon", "call_soon_threadsafe", "call_later", "call_at"]
+
+
+@pytest.mark.parametrize("method", WAYS)
+def test_a_handle_kept_in_a_cycle_past_its_run_is_collected(lib, method):
     refs = []
 
     def body():
         value = Value()
-        value.handle = lib.loop.call_soon(setattr, value, "was_called", True)
+        value.handle = schedule(lib, method, setattr, value, "was_called", True)
         refs.append(weakref.ref(value))
 
     gc.disable()
@@ -64,7 +74,8 @@ def test_a_handle_kept_in_a_cycle_past_its_run_is_collected(lib):
     lib.note(refs[0]() is None)
 
 
-def test_a_handle_that_its_own_callback_keeps_is_collected(lib):
+@pytest.mark.parametrize("method", WAYS)
+def test_a_handle_that_its_own_callback_keeps_is_collected(lib, method):
     refs = []
 
     def body():
@@ -73,7 +84,7 @@ def test_a_handle_that_its_own_callback_keeps_is_collected(lib):
         def callback(*args):
             value.handle = found()
 
-        handle = lib.loop.call_soon(callback, 1, 2, 3, 4)
+        handle = schedule(lib, method, callback, 1, 2, 3, 4)
         found = weakref.ref(handle)
         refs.extend([weakref.ref(value), found])
 
@@ -85,12 +96,12 @@ def test_a_handle_that_its_own_callback_keeps_is_collected(lib):
     lib.note([ref() is None for ref in refs])
 
 
-@pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe"])
+@pytest.mark.parametrize("method", WAYS)
 def test_the_collector_knows_what_is_left_when_turns_end(lib, method):
     kept = []
 
     def body():
-        kept.append(getattr(lib.loop, method)(lib.note, "ran"))
+        kept.append(schedule(lib, method, lib.note, "ran"))
         lib.loop.stop()
 
     lib.loop.call_soon(body)
@@ -99,10 +110,11 @@ def test_the_collector_knows_what_is_left_when_turns_end(lib, method):
     lib.turns()
 
 
-@pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe"])
+@pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe", "call_later"])
 def test_a_loop_that_its_own_queue_holds_is_collected(lib, method):
     def body(value, loop):
-        value.handle = getattr(loop, method)(print, value, loop)
+        when = [3600] if method == "call_later" else []
+        value.handle = getattr(loop, method)(*when, print, value, loop)
         loop.stop()
 
     def leave():
@@ -119,7 +131,8 @@ def test_a_loop_that_its_own_queue_holds_is_collected(lib, method):
     lib.note([ref() is None for ref in refs])
 
 
-def test_who_finds_a_handle_by_a_weak_reference_may_cancel_it_while_it_runs(lib):
+@pytest.mark.parametrize("method", WAYS)
+def test_who_finds_a_handle_by_a_weak_reference_may_cancel_it_while_it_runs(lib, method):
     found = []
 
     def callback(value):
@@ -130,7 +143,7 @@ def test_who_finds_a_handle_by_a_weak_reference_may_cancel_it_while_it_runs(lib)
         lib.note(value, found[0]() is not None)
 
     def body():
-        found.append(weakref.ref(lib.loop.call_soon(callback, "argument")))
+        found.append(weakref.ref(schedule(lib, method, callback, "argument")))
 
     run_inside(lib, body)
     lib.note(found[0]() is None)
@@ -151,22 +164,67 @@ def test_a_cancelled_handle_leaves_nothing_to_the_next(lib):
     run_inside(lib, body)
 
 
+def test_a_timer_that_was_cancelled_leaves_nothing_to_the_next(lib):
+    def body():
+        for number in range(40):
+            lib.loop.call_later(3600, lib.note, "cancelled", number).cancel()
+        kept = lib.loop.call_later(0.0005, lib.note, "kept")
+        kept.cancel()
+        # An int stays one, for this handle and no other.
+        lib.loop.call_at(0, lib.note, "due")
+        # Before a sleep those that are cancelled leave.
+        lib.loop.call_later(0.001, after, kept)
+
+    def after(kept):
+        lib.note(kept.cancelled(), kept._scheduled, kept._args, gc.is_tracked(kept))
+        handles = [lib.loop.call_at(1e9 + count, nothing, *range(count)) for count in range(5)]
+        lib.note([(handle.when(), handle.cancelled()) for handle in handles])
+        lib.note([handle._scheduled for handle in handles])
+        lib.note([handle._args for handle in handles])
+        for handle in handles:
+            handle.cancel()
+        lib.loop.stop()
+
+    lib.loop.call_soon(body)
+    lib.loop.run_forever()
+
+
+def test_a_timer_that_fires_leaves_nothing_to_the_next(lib):
+    seen = lib.contexts()
+
+    def fail():
+        raise LookupError("reason")
+
+    def body():
+        lib.loop.call_at(0, nothing, 1, 2, 3)
+        lib.loop.call_at(0, fail)
+        lib.loop.call_soon(lib.loop.call_soon, after)
+
+    def after():
+        handles = [lib.loop.call_at(0.5, lib.note, "due", number) for number in range(3)]
+        lib.note([(handle.when(), handle._args, handle._scheduled) for handle in handles])
+
+    run_inside(lib, body, turns=8)
+    failed = seen[0]["handle"]
+    lib.note(failed._scheduled, failed.when(), gc.is_tracked(failed), len(lib.loop._scheduled))
+
+
 def test_handles_with_fewer_arguments_after_those_with_more(lib):
     def some(*args):
         lib.note(args)
 
-    for counts in ((3, 0), (4, 1), (1, 2, 0), (2, 5, 3)):
-        for count in counts:
-            run_inside(lib, lambda count=count: lib.loop.call_soon(some, *range(count)))
+    for method in WAYS:
+        for count in (3, 0, 4, 1, 1, 2, 0, 2, 5, 3):
+            run_inside(lib, functools.partial(schedule, lib, method, some, *range(count)))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4])
 def test_an_object_that_dies_with_its_handle_dies_outside_its_context(lib, count):
-    def body(schedule):
+    def body(add):
         var.set("of the callback")
-        schedule()
+        add()
 
-    def schedule():
+    def add():
         last = Last(lib)
         # In their turn after one without a trace, so that its context is a first one's or not.
         lib.loop.call_soon(nothing)
@@ -180,12 +238,14 @@ def test_an_object_that_dies_with_its_handle_dies_outside_its_context(lib, count
         lib.loop.call_soon(nothing)
         lib.loop.call_soon_threadsafe(nothing, Last(lib))
         lib.loop.call_soon(nothing)
+        lib.loop.call_later(-1, nothing, *range(count), Last(lib))
+        lib.loop.call_later(-1, nothing)
         # Whoever looks at it meanwhile lets it go outside of the context, too.
         found.append(weakref.ref(lib.loop.call_soon(nothing, Last(lib))))
 
     found = []
-    contextvars.copy_context().run(body, schedule)
-    run_inside(lib, functools.partial(body, schedule))
+    contextvars.copy_context().run(body, add)
+    run_inside(lib, functools.partial(body, add))
 
 
 def test_callbacks_in_a_row_see_the_variables_of_their_own(lib):
@@ -288,7 +348,7 @@ def test_a_turn_inside_an_unchanged_context_does_not_share_it(lib):
     run_inside(lib, body)
 
 
-@pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe"])
+@pytest.mark.parametrize("method", WAYS)
 def test_a_callback_that_fails_is_reported_with_its_handle(lib, method):
     seen = lib.contexts()
     tokens = []
@@ -299,7 +359,7 @@ def test_a_callback_that_fails_is_reported_with_its_handle(lib, method):
 
     def body():
         lib.loop.call_soon(lib.note, "first")
-        getattr(lib.loop, method)(fail, "reason")
+        schedule(lib, method, fail, "reason")
         lib.loop.call_soon(lambda: tokens.append(var.get()))
 
     run_inside(lib, body)

@@ -25,13 +25,27 @@ mod queued;
 pub use class::{build_thread_safe_type, build_timer_type, build_type};
 use guard::Guard;
 pub use guard::this_thread;
-pub use queued::{PerLoop, new_queued, new_queued_thread_safe, run_queued, show};
+pub use queued::{
+    PerLoop, discard, new_queued, new_queued_thread_safe, new_timed, run_queued, show,
+};
 
 /// How many arguments a handle holds without a tuple: measured, almost no callback has more.
 const INLINE_ARGS: usize = 3;
 
 /// `nargs` of a handle whose first argument is a tuple of all.
 const IN_TUPLE: u8 = u8::MAX;
+
+/// What the loop made a handle for.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Kind {
+    /// To run soon; or a program made it.
+    #[default]
+    Plain,
+    /// Other threads may cancel it: it has a guard behind its fields.
+    Guarded,
+    /// To run at a time.
+    Timer,
+}
 
 /// The fields of all handle types; a plain handle leaves `when` unused.
 ///
@@ -62,8 +76,7 @@ pub struct HandleFields {
     cancelled: Cell<bool>,
     /// A timer handle that sits in the loop's heap.
     scheduled: Cell<bool>,
-    /// A handle that other threads may cancel: it has a guard behind these fields.
-    guarded: Cell<bool>,
+    kind: Cell<Kind>,
     /// The collector does not know it: see `queued`.
     hidden: Cell<bool>,
 }
@@ -77,7 +90,7 @@ struct GuardedFields {
 
 impl GuardedFields {
     fn holding(handle: HandleFields) -> GuardedFields {
-        handle.guarded.set(true);
+        handle.kind.set(Kind::Guarded);
         let guard = Guard::up();
         GuardedFields { handle, guard }
     }
@@ -100,7 +113,7 @@ pub fn fields(handle: Obj<'_>) -> &HandleFields {
 /// The guard of a handle that has one.
 #[inline]
 fn guard(handle: Obj<'_>) -> Option<&Guard> {
-    if !fields(handle).guarded.get() {
+    if fields(handle).kind.get() != Kind::Guarded {
         return None;
     }
     let offset = FIELDS_OFFSET.load(Ordering::Relaxed);
@@ -147,7 +160,6 @@ pub fn new(event_loop: Obj<'_>, callback: &Callback<'_>, when: Option<f64>) -> R
         &types.handle
     };
     let parts = Parts::of(callback)?;
-    let when = when.unwrap_or(0.0);
     // SAFETY: one of our types, of the size that its fields need.
     unsafe { allocate(class, || parts.fields(event_loop, when)) }.map(track)
 }
@@ -158,7 +170,7 @@ pub fn new_thread_safe(event_loop: Obj<'_>, callback: &Callback<'_>) -> R<Ref> {
         return new(event_loop, callback, None);
     };
     let parts = Parts::of(callback)?;
-    let fields = || GuardedFields::holding(parts.fields(event_loop, 0.0));
+    let fields = || GuardedFields::holding(parts.fields(event_loop, None));
     // SAFETY: our type, of the size that its fields need.
     unsafe { allocate(class, fields) }.map(track)
 }
@@ -222,7 +234,7 @@ impl<'a> Parts<'a> {
     }
 
     #[inline(always)]
-    fn fields(self, event_loop: Obj<'_>, when: f64) -> HandleFields {
+    fn fields(self, event_loop: Obj<'_>, when: Option<f64>) -> HandleFields {
         let [first_arg, second_arg, third_arg] = self.args;
         HandleFields {
             callback: Slot::holding(self.function.to_ref()),
@@ -232,7 +244,8 @@ impl<'a> Parts<'a> {
             second_arg,
             third_arg,
             nargs: Cell::new(self.nargs),
-            when: Cell::new(when),
+            when: Cell::new(when.unwrap_or(0.0)),
+            kind: Cell::new(when.map_or(Kind::Plain, |_| Kind::Timer)),
             ..HandleFields::default()
         }
     }

@@ -7,7 +7,7 @@
 
 use super::{Entry, LoopFields, Registration};
 use crate::ffi::class::Visitor;
-use crate::task;
+use crate::{handle, task};
 
 impl LoopFields {
     /// Shows the collector everything that the loop keeps alive.
@@ -36,11 +36,21 @@ impl LoopFields {
         }
     }
 
-    /// Shows the collector the handles of the queue, as turns end.
+    /// Drops entries that left the timers; nothing is borrowed meanwhile.
+    pub fn discard(&self, entries: Vec<Entry>) {
+        for entry in entries {
+            if let Entry::Call(handle) = entry {
+                handle::discard(handle, &self.handles);
+            }
+        }
+    }
+
+    /// Shows the collector the handles of the queue and the timers, as turns end.
     pub fn show_handles(&self) {
         let mut turn = self.turn.borrow_mut();
         turn.collect(&self.inbox);
         turn.ready.iter().for_each(Entry::show);
+        turn.timers.iter().for_each(|(_, entry)| entry.show());
     }
 
     /// Drops everything scheduled, registered and held, with nothing borrowed meanwhile.
@@ -53,7 +63,7 @@ impl LoopFields {
                 turn.registrations.drain(),
             )
         };
-        ready.iter().for_each(Entry::show);
+        ready.iter().chain(&timers).for_each(Entry::show);
         self.handles.clear();
         let by_fd = std::mem::take(&mut *self.by_fd.borrow_mut());
         let unflushed = std::mem::take(&mut *self.unflushed.borrow_mut());

@@ -82,15 +82,6 @@ impl Entry {
         matches!(self, Entry::Call(handle) if handle::fields(handle.obj()).is_cancelled())
     }
 
-    /// Drops entries that left the timers; nothing is borrowed meanwhile.
-    fn discard(entries: Vec<Entry>) {
-        for entry in &entries {
-            if let Entry::Call(handle) = entry {
-                handle::fields(handle.obj()).set_scheduled(false);
-            }
-        }
-    }
-
     /// Shows a handle to the collector.
     fn show(&self) {
         if let Entry::Call(handle) = self {

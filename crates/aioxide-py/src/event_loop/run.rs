@@ -171,7 +171,7 @@ impl LoopFields {
             (turn.ready.len(), deadline, self.stopping.get())
         };
         let before = plan();
-        Entry::discard(discarded);
+        self.discard(discarded);
         match poll {
             Poll::Wait(_) if plan() != before => Poll::Now,
             poll => poll,

@@ -98,8 +98,8 @@ impl LoopFields {
 
     /// A handle, with its origin in debug mode.
     #[inline(always)]
-    pub fn new_handle(&self, callback: &Callback<'_>, when: Option<f64>) -> R<Ref> {
-        let handle = handle::new(self.object(), callback, when)?;
+    pub fn new_handle(&self, callback: &Callback<'_>) -> R<Ref> {
+        let handle = handle::new(self.object(), callback, None)?;
         self.trace_handle(handle.obj())?;
         Ok(handle)
     }
@@ -122,7 +122,7 @@ impl LoopFields {
             args: argument.as_slice(),
             context: run_context.as_ref().map(Ref::obj),
         };
-        self.new_handle(&callback, None).map(Some)
+        self.new_handle(&callback).map(Some)
     }
 
     /// Remembers where a handle was created, in debug mode.
@@ -160,7 +160,12 @@ impl LoopFields {
             self.check_thread()?;
             self.check_callback(callback.function, "call_at")?;
         }
-        let handle = self.new_handle(callback, Some(when))?;
+        let handle = if self.hides_handles.get() {
+            handle::new_timed(self.object(), callback, when, &self.handles)?
+        } else {
+            handle::new(self.object(), callback, Some(when))?
+        };
+        self.trace_handle(handle.obj())?;
         handle::fields(handle.obj()).set_scheduled(true);
         let entry = Entry::Call(handle.clone());
         if self.turn.borrow_mut().timers.insert(when, entry) {
@@ -209,7 +214,7 @@ impl LoopFields {
     #[cold]
     fn settle_timers(&self) {
         let discarded = self.turn.borrow_mut().settle(Entry::is_cancelled);
-        Entry::discard(discarded);
+        self.discard(discarded);
     }
 
     /// Wakes the loop if it sleeps.

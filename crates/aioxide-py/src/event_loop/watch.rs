@@ -273,7 +273,7 @@ impl LoopFields {
     /// `add_writer` do, so the two directions may have different owners.
     pub fn watch_for(&self, fd: RawFd, callback: &Callback<'_>, reads: bool) -> R<Ref> {
         self.check_open()?;
-        let handle = self.new_handle(callback, None)?;
+        let handle = self.new_handle(callback)?;
         let number = crate::ffi::call::int(fd.into())?;
         self.watch(fd, number.obj(), handle.clone(), reads)?;
         Ok(handle)
@@ -395,7 +395,7 @@ fn add(event_loop: Obj<'_>, args: &Args<'_>, reads: bool, checked: bool) -> R<Re
         args: rest,
         context,
     };
-    let handle = this.new_handle(&callback, None)?;
+    let handle = this.new_handle(&callback)?;
     this.watch(fd, *file, handle.clone(), reads)?;
     Ok(handle)
 }

@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 use pyo3_ffi as c;
 
 use super::{
-    Callback, FIELDS_OFFSET, GuardedFields, HandleFields, cancel, cancelled, fields, guard, run,
+    Callback, FIELDS_OFFSET, GuardedFields, HandleFields, Kind, cancel, cancelled, fields, guard,
+    run,
 };
 use crate::event_loop;
 use crate::ffi::call::{float, tuple_item, tuple_len};
@@ -286,7 +287,7 @@ pub fn build_thread_safe_type(asyncio: &Asyncio) -> R<Option<Ref>> {
 
 fn init_thread_safe(handle: Obj<'_>, args: Obj<'_>, kwargs: Option<Obj<'_>>) -> R<()> {
     init(handle, args, kwargs)?;
-    fields(handle).guarded.set(true);
+    fields(handle).kind.set(Kind::Guarded);
     if let Some(guard) = guard(handle) {
         guard.put_up();
     }

@@ -1,18 +1,20 @@
-//! Handles that only the queue of a running loop knows, as nearly all are.
+//! Handles that only the queue or the timers of a running loop know, as nearly all are.
 //!
-//! While turns run the loop is alive, and so is all that its queue holds, whatever the collector
-//! thinks. So a handle of `call_soon` is shown to the collector only when somebody has kept it past
-//! its run, or when the turns end. Whoever nobody has kept runs without a reference to its callback
-//! being taken, and its memory serves the next. May touch: such handles. Invariants: a handle that
-//! is hidden from the collector is in the queue of a loop whose turns run, or about to get there,
-//! or just running; spare ones are hidden, hold nothing, and nobody else refers to them.
+//! While turns run the loop is alive, and so is all that it is to run, whatever the collector
+//! thinks. So a handle of `call_soon` or `call_later` is shown to the collector only when somebody
+//! has kept it past its run, or when the turns end. Whoever nobody has kept runs without a
+//! reference to its callback being taken, and its memory serves the next. May touch: such handles.
+//! Invariants: a handle that is hidden from the collector is in the queue or the timers of a loop
+//! whose turns run, or about to get there, or just running; spare ones are hidden, hold nothing,
+//! and nobody else refers to them.
 
 use std::cell::RefCell;
 
 use pyo3_ffi as c;
 
 use super::{
-    Callback, GuardedFields, HandleFields, IN_TUPLE, Parts, allocate, fields, guarded, report, run,
+    Callback, GuardedFields, HandleFields, IN_TUPLE, Kind, Parts, allocate, fields, guarded,
+    report, run,
 };
 use crate::event_loop::HAND_OVER_ENTRIES;
 use crate::ffi::park::{calling, unwinding};
@@ -29,18 +31,15 @@ const SPARES_MAX: usize = HAND_OVER_ENTRIES;
 /// What the handles of one loop share.
 #[derive(Default)]
 pub struct PerLoop {
-    /// Handles that have run and that nobody has kept.
-    plain: RefCell<Vec<Ref>>,
-    /// The same of guarded ones.
-    guarded: RefCell<Vec<Ref>>,
+    /// Handles of each kind that have run, or were cancelled, and that nobody has kept.
+    spares: [RefCell<Vec<Ref>>; 3],
     stage: Stage,
 }
 
 impl PerLoop {
     /// Drops the spare handles.
     pub fn clear(&self) {
-        let spares = (self.plain.take(), self.guarded.take());
-        drop(spares);
+        self.spares.iter().map(RefCell::take).for_each(drop);
     }
 
     /// Leaves the context that callbacks in a row ran in: before anything else runs.
@@ -49,35 +48,71 @@ impl PerLoop {
         self.stage.leave()
     }
 
+    /// The spare handles of a kind.
+    #[inline(always)]
+    fn spares(&self, kind: Kind) -> &RefCell<Vec<Ref>> {
+        &self.spares[kind as usize]
+    }
+
     /// Keeps a handle, empty, for the next.
     #[inline(always)]
-    fn keep(&self, handle: Ref, is_guarded: bool) {
-        let spares = if is_guarded {
-            &self.guarded
-        } else {
-            &self.plain
-        };
-        let mut spares = spares.borrow_mut();
+    fn keep(&self, handle: Ref) {
+        let kind = fields(handle.obj()).kind.get();
+        let mut spares = self.spares(kind).borrow_mut();
         if spares.len() < SPARES_MAX {
             spares.push(handle);
         }
+    }
+
+    /// A handle that is made of `parts` again.
+    #[inline(always)]
+    fn reuse<'a>(
+        &self,
+        kind: Kind,
+        event_loop: Obj<'_>,
+        parts: Parts<'a>,
+    ) -> Result<Ref, Parts<'a>> {
+        let spare = self.spares(kind).borrow_mut().pop();
+        let Some(spare) = spare else {
+            return Err(parts);
+        };
+        fields(spare.obj()).refill(event_loop, parts);
+        Ok(spare)
     }
 }
 
 /// Creates a handle for the queue of a loop whose turns run.
 #[inline]
 pub fn new_queued(event_loop: Obj<'_>, callback: &Callback<'_>, shared: &PerLoop) -> R<Ref> {
-    let parts = Parts::of(callback)?;
-    let spare = shared.plain.borrow_mut().pop();
-    if let Some(spare) = spare {
-        fields(spare.obj()).refill(event_loop, parts);
-        return Ok(spare);
+    match shared.reuse(Kind::Plain, event_loop, Parts::of(callback)?) {
+        Ok(handle) => Ok(handle),
+        // SAFETY: our type, of the size that its fields need.
+        Err(parts) => unsafe {
+            let fields = || parts.fields(event_loop, None);
+            allocate(&state().types.handle, fields).map(hide)
+        },
     }
-    let class = &state().types.handle;
-    // SAFETY: our type, of the size that its fields need.
-    let handle = unsafe { allocate(class, || parts.fields(event_loop, 0.0)) }?;
-    fields(handle.obj()).hidden.set(true);
-    Ok(handle)
+}
+
+/// Creates a timer handle, due at `when` in loop seconds, for a loop whose turns run.
+#[inline]
+pub fn new_timed(
+    event_loop: Obj<'_>,
+    callback: &Callback<'_>,
+    when: f64,
+    shared: &PerLoop,
+) -> R<Ref> {
+    match shared.reuse(Kind::Timer, event_loop, Parts::of(callback)?) {
+        Ok(handle) => {
+            fields(handle.obj()).when.set(when);
+            Ok(handle)
+        }
+        // SAFETY: our type, of the size that its fields need.
+        Err(parts) => unsafe {
+            let fields = || parts.fields(event_loop, Some(when));
+            allocate(&state().types.timer_handle, fields).map(hide)
+        },
+    }
 }
 
 /// As `new_queued`, for one that other threads may cancel: from 3.14 on it is guarded.
@@ -89,17 +124,21 @@ pub fn new_queued_thread_safe(
     let Some(class) = &state().types.thread_safe_handle else {
         return new_queued(event_loop, callback, shared);
     };
-    let parts = Parts::of(callback)?;
-    let spare = shared.guarded.borrow_mut().pop();
-    if let Some(spare) = spare {
-        fields(spare.obj()).refill(event_loop, parts);
-        return Ok(spare);
+    match shared.reuse(Kind::Guarded, event_loop, Parts::of(callback)?) {
+        Ok(handle) => Ok(handle),
+        // SAFETY: our type, of the size that its fields need.
+        Err(parts) => unsafe {
+            let fields = || GuardedFields::holding(parts.fields(event_loop, None));
+            allocate(class, fields).map(hide)
+        },
     }
-    let guarded = || GuardedFields::holding(parts.fields(event_loop, 0.0));
-    // SAFETY: our type, of the size that its fields need.
-    let handle = unsafe { allocate(class, guarded) }?;
+}
+
+/// Marks a new handle as one that the collector does not know.
+#[inline(always)]
+fn hide(handle: Ref) -> Ref {
     fields(handle.obj()).hidden.set(true);
-    Ok(handle)
+    handle
 }
 
 /// Shows the handle to the collector, if that does not know it yet.
@@ -121,6 +160,17 @@ pub fn let_go(handle: Ref) {
     drop(handle);
 }
 
+/// Drops a cancelled handle that has left the timers.
+pub fn discard(handle: Ref, shared: &PerLoop) {
+    let this = fields(handle.obj());
+    this.set_scheduled(false);
+    if is_sole(handle.obj(), this) {
+        recycle(handle, shared);
+    } else {
+        let_go(handle);
+    }
+}
+
 /// Runs a handle of the queue, as `run` does, and drops it.
 #[inline]
 pub fn run_queued(handle: Ref, shared: &PerLoop) -> R<()> {
@@ -129,7 +179,13 @@ pub fn run_queued(handle: Ref, shared: &PerLoop) -> R<()> {
         return run_known(handle, shared);
     }
     match run_sole(this, shared) {
-        Ok(()) => recycle(handle, shared),
+        Ok(()) => {
+            if !this.goes_quietly() {
+                shared.leave_context()?;
+            }
+            recycle(handle, shared);
+            Ok(())
+        }
         Err(raised) => fail(handle, raised),
     }
 }
@@ -199,29 +255,26 @@ fn call_sole(this: &HandleFields, callback: Obj<'_>) -> R<()> {
     result.map(drop)
 }
 
-/// Keeps a handle that has run, empty, for the next.
+/// Keeps a handle that nobody else has, empty, for the next.
 #[inline(always)]
-fn recycle(handle: Ref, shared: &PerLoop) -> R<()> {
+fn recycle(handle: Ref, shared: &PerLoop) {
     let this = fields(handle.obj());
-    if !this.goes_quietly() {
-        shared.leave_context()?;
-    }
-    // A cancelled one, or one of debug mode, may hold more.
-    if this.cancelled.get() || !this.source_traceback.is_empty() {
-        drop(handle);
-        return Ok(());
+    // Debug mode: it may hold more.
+    if !this.source_traceback.is_empty() || !this.repr.is_empty() {
+        return;
     }
     this.drop_target();
     this.context.clear();
     this.event_loop.clear();
-    let is_guarded = this.guarded.get();
-    shared.keep(handle, is_guarded);
-    Ok(())
+    this.when_given.clear();
+    this.cancelled.set(false);
+    shared.keep(handle);
 }
 
 /// Reports what the callback raised, unless that ends the run.
 #[cold]
 fn fail(handle: Ref, raised: Raised) -> R<()> {
+    fields(handle.obj()).set_scheduled(false);
     let result = if raised.is_exit() {
         Err(raised)
     } else {
