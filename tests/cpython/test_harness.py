@@ -60,26 +60,60 @@ def test_a_dying_process_fails_only_its_test(tmp_path: Path) -> None:
 
 
 FLAKY = '''
-"""A type that fails in the first process that asks it."""
+"""Types that fail, or die, in the first process that asks them."""
 import _asyncio, os
+
+def is_first():
+    try:
+        os.mkdir(__file__ + ".asked")
+    except FileExistsError:
+        return False
+    return True
 
 class Flaky(_asyncio.Future):
     def exception(self):
-        try:
-            os.mkdir(__file__ + ".asked")
-        except FileExistsError:
-            return super().exception()
+        return None if is_first() else super().exception()
+
+class Dying(_asyncio.Future):
+    def exception(self):
+        return os.abort() if is_first() else super().exception()
 '''
 
 
-def test_a_failure_that_does_not_repeat_is_told_of(tmp_path: Path) -> None:
+@pytest.mark.parametrize("future", ["Flaky", "Dying"])
+def test_a_failure_that_does_not_repeat_is_told_of(tmp_path: Path, future: str) -> None:
     (tmp_path / "flaky_types.py").write_text(FLAKY)
-    suite = harness.Suite("flaky", future="flaky_types:Flaky")
+    suite = harness.Suite("flaky", future=f"flaky_types:{future}")
     control = harness.run(harness.STOCK, "test_futures")
     subject = harness.run(suite, "test_futures", [str(tmp_path)])
     verdict = harness.judge(suite, "test_futures", control, subject, [])
     assert verdict.good, verdict.report()
     assert (verdict.passed, verdict.again) == (verdict.counted, 1)
+
+
+def test_deaths_are_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is left after too many is not run; what died is run once more, with more time."""
+    requests = []
+
+    def dies(script: Path, request: dict[str, object], *rest: object) -> tuple[bool, str, str]:
+        requests.append(dict(request))
+        return False, f"m.{len(requests)}", "log"
+
+    monkeypatch.setattr(harness, "run_worker", dies)
+    found = harness.run_request(tmp_path, {"module": "m"}, [])
+    times = 1 + harness.RESTARTS_MAX
+    assert len(requests) == 2 * times
+    assert set(found.with_status("failed")) == {
+        harness.REST,
+        *(f"m.{n}" for n in range(1, 1 + times)),
+    }
+    assert [len(request["skip"]) for request in requests] == [*range(times)] * 2  # type: ignore
+    assert ["test_seconds_max" in request for request in requests] == [False] * times + (
+        [True] * times
+    )
+    assert set(requests[-1]["only"]) == set(found.status)  # type: ignore
+    verdict = harness.judge(harness.NATIVE, "m", found, found, [])
+    assert set(verdict.wrong) == {harness.REST}
 
 
 def outcome(**status: str) -> harness.Outcome:

@@ -7,7 +7,8 @@ test. The same holds for the names that make loops (`stand_ins.py`). Nothing of 
 the `test` package of the running interpreter is imported.
 
 Input: one JSON object as the only argument (`module`, `task`, `future`, `loop`, `primitives`,
-`skip`, `leave_out` as shell patterns, and `only` if the others are to be left out, too).
+`skip`, `leave_out` as shell patterns, `only` if the others are to be left out, too, and
+`test_seconds_max` if tests may take longer than usual).
 Output: one JSON line per event on the descriptor `AIOXIDE_RESULT_FD`: `start` before a test,
 `done` after it, `end` once. A process that dies leaves a `start` without its `done`.
 """
@@ -54,9 +55,10 @@ def replace_types(task: str | None, future: str | None) -> None:
 class Recorder(unittest.TestResult):
     """Writes what happens to each test as one line of JSON at once, so that a crash loses none."""
 
-    def __init__(self, emit: Callable[[dict[str, object]], None]) -> None:
+    def __init__(self, emit: Callable[[dict[str, object]], None], test_seconds_max: float) -> None:
         super().__init__()
         self._emit = emit
+        self._test_seconds_max = test_seconds_max
         self._status = "passed"
         self._detail = ""
         self._loops = 0
@@ -65,7 +67,7 @@ class Recorder(unittest.TestResult):
         super().startTest(test)
         self._status, self._detail = "passed", ""
         self._loops = stand_ins.Touched.loops
-        faulthandler.dump_traceback_later(TEST_SECONDS_MAX, exit=True)
+        faulthandler.dump_traceback_later(self._test_seconds_max, exit=True)
         self._emit({"event": "start", "id": short_id(test)})
 
     def stopTest(self, test: unittest.TestCase) -> None:
@@ -160,7 +162,7 @@ def serve(
             and (only is None or short_id(test) in only)
             and not any(fnmatch.fnmatchcase(short_id(test), name) for name in request["leave_out"])
         )
-        tests.run(Recorder(emit))
+        tests.run(Recorder(emit, request.get("test_seconds_max", TEST_SECONDS_MAX)))
         emit({"event": "end"})
 
 

@@ -48,12 +48,16 @@ pub fn allocate<T: Values>(class: Obj<'_>, values: T) -> R<Ref> {
     Ok(object)
 }
 
-unsafe extern "C" fn new<T: Values + Default>(
+/// `tp_new` of a type that was built for `T`, or of one that derives from it.
+///
+/// # Safety
+/// As the interpreter calls it.
+pub unsafe extern "C" fn new<T: Values + Default>(
     class: *mut c::PyTypeObject,
     _args: *mut PyObject,
     _kwargs: *mut PyObject,
 ) -> *mut PyObject {
-    // SAFETY: the interpreter passes a type that was built for `T`.
+    // SAFETY: the interpreter passes a type that has the fields of one that was built for `T`.
     let class = unsafe { Obj::from_ptr(class.cast()) };
     guard(|| allocate(class, T::default()))
 }
@@ -62,7 +66,7 @@ unsafe extern "C" fn new<T: Values + Default>(
 ///
 /// # Safety
 /// As the interpreter calls it.
-pub(super) unsafe extern "C" fn traverse<T: Values>(
+pub unsafe extern "C" fn traverse<T: Values>(
     object: *mut PyObject,
     visit: c::visitproc,
     arg: *mut c_void,
@@ -81,21 +85,32 @@ pub(super) unsafe extern "C" fn traverse<T: Values>(
 ///
 /// # Safety
 /// As the interpreter calls it.
-pub(super) unsafe extern "C" fn clear<T: Values>(object: *mut PyObject) -> c_int {
+pub unsafe extern "C" fn clear<T: Values>(object: *mut PyObject) -> c_int {
     // SAFETY: the collector passes a live instance of a type that was built for `T`.
     let fields: &T = unsafe { layout::fields(object, OFFSET) };
     fields.clear();
     0
 }
 
+/// Drops the fields. The object's memory stays.
+///
+/// # Safety
+/// An instance of a type that was built for `T`, untracked and without references, for the first
+/// time.
+pub unsafe fn take_apart<T: Values>(object: *mut PyObject) {
+    // SAFETY: by the contract; the fields were written when it was made.
+    unsafe {
+        clear::<T>(object);
+        object.byte_add(OFFSET).cast::<T>().drop_in_place();
+    }
+}
+
 unsafe extern "C" fn dealloc<T: Values>(object: *mut PyObject) {
-    // SAFETY: no references are left: ours to take apart, once; the fields were written when it
-    // was made.
+    // SAFETY: no references are left: ours to take apart, once.
     unsafe {
         let class = c::Py_TYPE(object);
         c::PyObject_GC_UnTrack(object.cast());
-        clear::<T>(object);
-        object.byte_add(OFFSET).cast::<T>().drop_in_place();
+        take_apart::<T>(object);
         free_instance(object, class);
     }
 }

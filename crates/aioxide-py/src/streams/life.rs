@@ -7,13 +7,14 @@
 //! dropped once, in `tp_dealloc`; a Python subclass has the same fields at the same place.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_void};
 use std::mem::offset_of;
 
 use pyo3_ffi as c;
 
 use crate::ffi::class::{Class, Visitor};
-use crate::ffi::error::{SavedError, guard, guard_status};
+use crate::ffi::error::{SavedError, guard_status};
+use crate::ffi::values::{self, OFFSET, Values};
 use crate::ffi::{Obj, PyObject, R, Raised, Ref, Slot, layout};
 
 /// The fields of one of the native stream types.
@@ -34,11 +35,36 @@ struct Memory<T> {
     own: T,
 }
 
-const OFFSET: usize = size_of::<PyObject>();
+impl<T: Fields> Default for Memory<T> {
+    fn default() -> Memory<T> {
+        Memory {
+            dict: Cell::new(std::ptr::null_mut()),
+            weakrefs: Cell::new(std::ptr::null_mut()),
+            own: T::default(),
+        }
+    }
+}
+
+impl<T: Fields> Values for Memory<T> {
+    fn visit(&self, visitor: &mut Visitor) {
+        for slot in self.own.slots() {
+            visitor.slot(slot);
+        }
+        visitor.visit(self.dict.get());
+    }
+
+    fn clear(&self) {
+        for slot in self.own.slots() {
+            slot.clear();
+        }
+        // SAFETY: the dict is an owned reference or null, and taken out before it is dropped.
+        drop(unsafe { Ref::steal_opt(self.dict.replace(std::ptr::null_mut())) });
+    }
+}
 
 fn memory<T: Fields>(object: Obj<'_>) -> &Memory<T> {
     // SAFETY: methods get instances from their own descriptors, everyone else has looked at the
-    // type; the fields were written by `new`.
+    // type; the fields were written by `allocate`.
     unsafe { layout::fields(object.ptr(), OFFSET) }
 }
 
@@ -56,65 +82,9 @@ pub fn has_attributes<T: Fields>(object: Obj<'_>) -> bool {
     !dict.is_null() && unsafe { c::PyDict_Size(dict) } > 0
 }
 
-unsafe extern "C" fn new<T: Fields>(
-    class: *mut c::PyTypeObject,
-    _args: *mut PyObject,
-    _kwargs: *mut PyObject,
-) -> *mut PyObject {
-    guard(|| {
-        // SAFETY: the interpreter passes a type that derives from the one built for `T`.
-        let object = unsafe { Ref::steal(c::PyType_GenericAlloc(class, 0)) }?;
-        let place = std::ptr::from_ref(memory::<T>(object.obj())).cast_mut();
-        let initial = Memory {
-            dict: Cell::new(std::ptr::null_mut()),
-            weakrefs: Cell::new(std::ptr::null_mut()),
-            own: T::default(),
-        };
-        // SAFETY: fresh memory of the type's size, zeroed; nobody has seen the object, and nothing
-        // that could start a collection happened since it was allocated.
-        unsafe { place.write(initial) };
-        Ok(object)
-    })
-}
-
 /// A new instance of exactly `class`, a type built for `T`, without its `__init__`.
 pub fn allocate<T: Fields>(class: Obj<'_>) -> R<Ref> {
-    // SAFETY: `class` is a type built for `T`; the result is owned or null with an error.
-    unsafe {
-        Ref::steal(new::<T>(
-            class.ptr().cast(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-        ))
-    }
-}
-
-unsafe extern "C" fn traverse<T: Fields>(
-    object: *mut PyObject,
-    visit: c::visitproc,
-    arg: *mut c_void,
-) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    let object = unsafe { Obj::from_ptr(object) };
-    let mut visitor = Visitor::new(visit, arg);
-    visitor.visit(object.type_ptr().cast());
-    let this = memory::<T>(object);
-    for slot in this.own.slots() {
-        visitor.slot(slot);
-    }
-    visitor.visit(this.dict.get());
-    visitor.status()
-}
-
-unsafe extern "C" fn clear<T: Fields>(object: *mut PyObject) -> c_int {
-    // SAFETY: the collector passes a live instance.
-    let this = memory::<T>(unsafe { Obj::from_ptr(object) });
-    for slot in this.own.slots() {
-        slot.clear();
-    }
-    // SAFETY: the instance dict is an owned reference or null, and taken out before it is dropped.
-    drop(unsafe { Ref::steal_opt(this.dict.replace(std::ptr::null_mut())) });
-    0
+    values::allocate(class, Memory::<T>::default())
 }
 
 unsafe extern "C" fn finalize<T: Fields>(object: *mut PyObject) {
@@ -138,9 +108,7 @@ unsafe extern "C" fn dealloc<T: Fields>(object: *mut PyObject) {
         let class = c::Py_TYPE(object);
         c::PyObject_GC_UnTrack(object.cast());
         c::PyObject_ClearWeakRefs(object);
-        clear::<T>(object);
-        let place = std::ptr::from_ref(memory::<T>(Obj::from_ptr(object))).cast_mut();
-        place.drop_in_place();
+        values::take_apart::<Memory<T>>(object);
         crate::future::free_instance(object, class);
     }
 }
@@ -154,9 +122,9 @@ unsafe extern "C" fn get_dict(object: *mut PyObject, closure: *mut c_void) -> *m
 pub fn base_class<T: Fields>(name: &'static CStr) -> Class {
     Class::new(name, OFFSET + size_of::<Memory<T>>())
         .flags(c::Py_TPFLAGS_BASETYPE)
-        .slot(c::Py_tp_new, new::<T> as *mut _)
-        .slot(c::Py_tp_traverse, traverse::<T> as *mut _)
-        .slot(c::Py_tp_clear, clear::<T> as *mut _)
+        .slot(c::Py_tp_new, values::new::<Memory<T>> as *mut _)
+        .slot(c::Py_tp_traverse, values::traverse::<Memory<T>> as *mut _)
+        .slot(c::Py_tp_clear, values::clear::<Memory<T>> as *mut _)
         .slot(c::Py_tp_dealloc, dealloc::<T> as *mut _)
         .dict_and_weakrefs(
             OFFSET + offset_of!(Memory<T>, dict),
@@ -186,7 +154,7 @@ pub fn public_class<T: Fields>(
     Class::new(name, OFFSET + size_of::<Memory<T>>())
         .flags(c::Py_TPFLAGS_BASETYPE)
         .doc(doc)
-        .slot(c::Py_tp_traverse, traverse::<T> as *mut _)
-        .slot(c::Py_tp_clear, clear::<T> as *mut _)
+        .slot(c::Py_tp_traverse, values::traverse::<Memory<T>> as *mut _)
+        .slot(c::Py_tp_clear, values::clear::<Memory<T>> as *mut _)
         .build_under(&[base, stock])
 }
