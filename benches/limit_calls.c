@@ -12,6 +12,8 @@
  *               task or future that is waited for knows who waits
  *   sleep(0)    an object to await that yields once
  *   Lock        an object to await for entering and one for leaving, which then set a flag
+ *   async generators  a hook that keeps a weak reference to each that begins, and one for their end,
+ *               which is never called where they run to their end
  *   PriorityQueue  an object to await for each put and get; a heap of references, in which small
  *               ints are compared by value; a future where there is no room or nothing
  * What a loop has to do beyond that is missing, so this is a bound from below: it never asks the
@@ -801,6 +803,25 @@ static PyObject *sleep_zero(PyObject *module, PyObject *delay) {
 
 static PyMethodDef functions[] = {{"sleep", sleep_zero, METH_O, NULL}, {NULL}};
 
+/* --- async generators ---------------------------------------------------------------------------*/
+
+/* A loop knows those that have begun and live; here the last few, so that no search for dead ones counts. */
+static PyObject *begun[64];
+
+static PyObject *loop_firstiter(PyObject *self, PyObject *generator) {
+    static unsigned next;
+    PyObject *reference = PyWeakref_NewRef(generator, NULL);
+    if (reference == NULL)
+        return NULL;
+    PyObject **place = &begun[next++ % (sizeof begun / sizeof *begun)];
+    Py_XSETREF(*place, reference);
+    Py_RETURN_NONE;
+}
+
+static PyObject *loop_finalizer(PyObject *self, PyObject *generator) {
+    Py_RETURN_NONE;
+}
+
 /* --- the module ---------------------------------------------------------------------------------*/
 
 static PyObject *loop_time(PyObject *self, PyObject *unused) {
@@ -821,6 +842,8 @@ static PyMethodDef loop_methods[] = {
     {"create_future", loop_create_future, METH_NOARGS, NULL},
     {"create_task", loop_create_task, METH_O, NULL},
     {"run_until_complete", loop_run, METH_O, NULL},
+    {"_asyncgen_firstiter_hook", loop_firstiter, METH_O, NULL},
+    {"_asyncgen_finalizer_hook", loop_finalizer, METH_O, NULL},
     {NULL},
 };
 

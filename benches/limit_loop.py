@@ -12,6 +12,7 @@ import importlib.machinery
 import importlib.util
 import os
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 from types import ModuleType
@@ -57,9 +58,12 @@ def new_event_loop() -> Any:
     class Loop(native().Loop):  # type: ignore[misc]
         def run_until_complete(self, coroutine: Any) -> Any:
             asyncio._set_running_loop(self)
+            hooks = sys.get_asyncgen_hooks()
+            sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
             try:
                 return super().run_until_complete(coroutine)
             finally:
+                sys.set_asyncgen_hooks(*hooks)
                 asyncio._set_running_loop(None)
 
         async def shutdown_default_executor(self) -> None:

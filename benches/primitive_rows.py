@@ -267,7 +267,7 @@ ROWS = {
     "await-chain": Row(f"resume through {DEPTH} awaits", await_chain, limited=True),
     "async-generator": one("async for, one sleep(0) each", async_generator, limited=True),
     "async-generator-new": Row(
-        "async generator made and ended", async_generator_made, full_only=True
+        "async generator made and ended", async_generator_made, full_only=True, limited=True
     ),
     "executor": both(f"run_in_executor, {RIVALS} at once, each", executor, RIVALS),
     "threadsafe": both("call_soon_threadsafe from a thread", from_thread, limited=True),

@@ -10,7 +10,15 @@ import ssl
 import sys
 from abc import ABCMeta
 from asyncio.trsock import TransportSocket
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+)
 from contextvars import Context
 from typing import Any, Protocol, TypeVar, TypeVarTuple, final
 from weakref import WeakSet
@@ -148,6 +156,8 @@ class Loop:
     _thread_id: int | None
     _debug: bool
     _stopping: bool
+    _asyncgens: WeakSet[AsyncGenerator[Any, Any]]
+    _asyncgens_shutdown_called: bool
     @property
     def _hold_tasks(self) -> bool: ...
     @property
@@ -158,6 +168,9 @@ class Loop:
     def _scheduled(self) -> list[asyncio.TimerHandle]: ...
     def __init__(self, *, hold_tasks: bool = True) -> None: ...
     # Running and closing.
+    def _asyncgen_firstiter_hook(self, value: AsyncGenerator[Any, Any], /) -> None: ...
+    def _forget_asyncgen(self, value: AsyncGenerator[Any, Any], /) -> None: ...
+    def _take_asyncgens(self) -> list[AsyncGenerator[Any, Any]]: ...
     def _lookout(self) -> Lookout: ...
     def _run(self) -> None: ...
     def _run_once(self) -> None: ...

@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 import warnings
-import weakref
 from asyncio import constants, events
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
@@ -76,8 +75,6 @@ class Running(Room):
         return self.is_closed()
 
     def _init_running(self) -> None:
-        self._asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
-        self._asyncgens_shutdown_called = False
         self._old_agen_hooks: Any = None
         self._coroutine_origin_tracking_enabled = False
         self._coroutine_origin_tracking_saved_depth = 0
@@ -220,21 +217,18 @@ class Running(Room):
 
     def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
         """Collected unfinished: close it in a task, whatever thread the collector ran in."""
-        self._asyncgens.discard(agen)
+        self._forget_asyncgen(agen)
         if not self.is_closed():
             self.call_soon_threadsafe(self.create_task, agen.aclose())
 
-    def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
-        """Iterated for the first time: remember it for `shutdown_asyncgens`."""
-        if self._asyncgens_shutdown_called:
-            warnings.warn(
-                f"asynchronous generator {agen!r} was scheduled after "
-                f"loop.shutdown_asyncgens() call",
-                ResourceWarning,
-                source=self,
-                stacklevel=1,
-            )
-        self._asyncgens.add(agen)
+    def _warn_of_late_asyncgen(self, agen: AsyncGenerator[Any, Any]) -> None:
+        """Iterated for the first time when nobody will close it any more."""
+        warnings.warn(
+            f"asynchronous generator {agen!r} was scheduled after loop.shutdown_asyncgens() call",
+            ResourceWarning,
+            source=self,
+            stacklevel=1,
+        )
 
     async def shutdown_asyncgens(self) -> None:
         """Close every async generator that was begun and not finished.
@@ -242,10 +236,9 @@ class Running(Room):
         Errors go to the exception handler, with the generator under 'asyncgen'.
         """
         self._asyncgens_shutdown_called = True
-        if not len(self._asyncgens):
+        closing = self._take_asyncgens()
+        if not closing:
             return
-        closing = list(self._asyncgens)
-        self._asyncgens.clear()
         results = await asyncio.gather(*[agen.aclose() for agen in closing], return_exceptions=True)
         for result, agen in zip(results, closing, strict=True):
             if isinstance(result, Exception):

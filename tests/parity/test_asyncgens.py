@@ -3,6 +3,9 @@
 import asyncio
 import gc
 import sys
+import threading
+import warnings
+import weakref
 
 import pytest
 
@@ -215,6 +218,198 @@ def test_cancelled_while_iterating(lib):
         except asyncio.CancelledError:
             lib.note("cancelled")
         await turns()
+
+    lib.run(main)
+
+
+def test_shutdown_closes_just_those_that_live(lib):
+    """Begun, ended and dropped in any order, and in the memory of those that were before."""
+
+    async def numbered(number):
+        try:
+            yield number
+        finally:
+            lib.note(number)
+
+    async def main():
+        kept = {}
+        for number in range(1000):
+            gen = kept[number] = numbered(number)
+            await gen.asend(None)
+            if number % 3:
+                # Ended, and every other one kept all the same.
+                async for _ in gen:
+                    pass
+                if number % 2:
+                    del kept[number]
+            # An older one ends, so that its place is free for the next.
+            if number % 7 == 0 and (old := kept.pop(number // 2, None)) is not None:
+                await old.aclose()
+        lib.trace.clear()
+        gen = None
+        gc.collect()
+        await lib.loop.shutdown_asyncgens()
+        lib.trace.sort()
+        lib.note(len(lib.loop._asyncgens))
+
+    lib.run(main)
+
+
+def test_dropped_generator_is_not_closed_twice(lib):
+    class Counted:
+        def __init__(self):
+            self.gen = make(lib)
+
+    async def main():
+        counted = Counted()
+        await counted.gen.asend(None)
+        seen = lib.contexts()
+        del counted
+        gc.collect()
+        # The task that closes it has not run yet, and it is no longer the loop's to close.
+        await lib.loop.shutdown_asyncgens()
+        lib.note("shut down")
+        await turns()
+        lib.note(seen)
+
+    lib.run(main)
+
+
+def test_weak_references_to_ended_generators_stay_dead(lib):
+    async def one():
+        yield 1
+
+    async def main():
+        ended, told = [], []
+        # So often that generators come to lie where others were.
+        for number in range(90):
+            gen = one()
+            # None at all; one from before it was begun; one from then on.
+            when = number % 3
+            if when == 1:
+                ended.append(weakref.ref(gen))
+            async for _ in gen:
+                if when == 2:
+                    ended.append(weakref.ref(gen))
+                if when:
+                    lib.note(ended[-1]() is gen, hash(ended[-1]) == hash(gen))
+                    weakref.finalize(gen, told.append, number)
+                lib.note(sum(each() is not None for each in ended))
+            del gen
+            lib.note({each() for each in ended}, len(told))
+        lib.note(len({id(each) for each in ended}))
+
+    lib.run(main)
+
+
+def test_the_set_is_obeyed(lib):
+    async def main():
+        loop = lib.loop
+        before, hidden, listed = make(lib, "before"), make(lib, "hidden"), make(lib, "listed")
+        await before.asend(None)
+        known = loop._asyncgens
+        lib.note(list(known) == [before], known is loop._asyncgens, type(known).__name__)
+        await hidden.asend(None)
+        await listed.asend(None)
+        lib.note(len(known))
+        known.discard(hidden)
+        known.discard(listed)
+        known.add(listed)
+        dropped = make(lib, "dropped")
+        await dropped.asend(None)
+        del dropped
+        gc.collect()
+        lib.note(len(known))
+        await turns()
+        closing = lib.trace
+        await loop.shutdown_asyncgens()
+        closing[-2:] = sorted(closing[-2:])
+        lib.note(len(known), loop._asyncgens_shutdown_called)
+        await hidden.aclose()
+        loop._asyncgens = weakref.WeakSet([listed])
+        loop._asyncgens_shutdown_called = False
+        after = make(lib, "after")
+        await after.asend(None)
+        lib.note(len(loop._asyncgens))
+        await after.aclose()
+
+    lib.run(main)
+
+
+def test_own_hooks_of_a_loop(lib):
+    """Of a subclass, and then on an instance, each passing on what it is told."""
+
+    class Loop(lib.loop_type):
+        def _asyncgen_firstiter_hook(self, agen):
+            lib.note("subclass: first", agen.__name__)
+            super()._asyncgen_firstiter_hook(agen)
+
+        def _asyncgen_finalizer_hook(self, agen):
+            lib.note("subclass: dropped", agen.__name__)
+            super()._asyncgen_finalizer_hook(agen)
+
+    async def main():
+        lib.note([n async for n in make(lib)])
+        gen = make(lib)
+        await gen.asend(None)
+        del gen
+        gc.collect()
+        await turns()
+        lib.note(len(asyncio.get_running_loop()._asyncgens))
+
+    loop = Loop()
+    lib.loops.append(loop)
+    loop.run_until_complete(main())
+    first = loop._asyncgen_firstiter_hook
+
+    def own(agen):
+        lib.note("instance: first")
+        first(agen)
+
+    loop._asyncgen_firstiter_hook = own
+    loop.run_until_complete(main())
+
+
+def test_hooks_called_by_hand(lib):
+    class Other:
+        async def aclose(self):
+            lib.note("closed")
+
+    loop = lib.loop
+    first = loop._asyncgen_firstiter_hook
+    for nothing in (1, None, "text"):
+        with pytest.raises(TypeError) as caught:
+            first(nothing)
+        lib.note(caught.value)
+    other = Other()
+    lib.note(first(other), first(other), len(loop._asyncgens))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop._asyncgens_shutdown_called = False
+    second = Other()
+    thread = threading.Thread(target=first, args=[second])
+    thread.start()
+    thread.join()
+    lib.note(loop._asyncgen_finalizer_hook(second), len(loop._asyncgens))
+    loop.run_until_complete(turns())
+    # The same where nobody has looked at the set before.
+    loop = lib.new_loop()
+    loop._asyncgen_firstiter_hook(other)
+    loop._asyncgen_firstiter_hook(second)
+    loop._asyncgen_finalizer_hook(second)
+    lib.note(list(loop._asyncgens) == [other])
+    loop.run_until_complete(turns())
+
+
+def test_late_generator_whose_warning_is_an_error(lib):
+    async def main():
+        await lib.loop.shutdown_asyncgens()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ResourceWarning)
+            gen = make(lib)
+            with pytest.raises(ResourceWarning) as caught:
+                await gen.asend(None)
+            lib.note(str(caught.value).split(" object ")[0], len(lib.loop._asyncgens))
+        await gen.aclose()
 
     lib.run(main)
 

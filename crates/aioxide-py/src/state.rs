@@ -239,6 +239,7 @@ pub fn is_initialised() -> bool {
 /// Looks everything up and publishes it. Once per process.
 pub fn init() -> R<()> {
     let asyncio = Asyncio::new()?;
+    crate::ffi::weak::probe()?;
     let quirks = Quirks::probe(&asyncio)?;
     let layout = Layout::probe(asyncio.future_class.obj(), asyncio.task_class.obj())?;
     let module = import(c"_asyncio")?;

@@ -14,6 +14,7 @@ use aioxide_core::inbox::Inbox;
 use aioxide_core::turn::Turn;
 use pyo3_ffi as c;
 
+use super::asyncgens::{self, AsyncGens};
 use super::{LoopFields, create, fields, look, lookout, run, schedule, watch};
 use crate::ffi::call::{float, uint};
 use crate::ffi::class::{
@@ -69,6 +70,7 @@ impl LoopFields {
             askers: Rc::default(),
             debug: Cell::new(false),
             hold_tasks: Cell::new(true),
+            asyncgens: AsyncGens::default(),
             direct: Cell::default(),
             makes_futures: Cell::new(true),
             makes_tasks: Cell::new(true),
@@ -246,6 +248,7 @@ unsafe extern "C" fn clear(event_loop: *mut PyObject) -> c_int {
     // SAFETY: the collector passes a live instance.
     let this = fields(unsafe { Obj::from_ptr(event_loop) });
     this.task_factory.clear();
+    this.asyncgens.set().clear();
     this.drop_contents();
     0
 }
@@ -282,10 +285,12 @@ pub fn build_type() -> R<Ref> {
         .methods(life_cycle())
         .methods(run::methods())
         .methods(lookout::methods())
+        .methods(asyncgens::methods())
         .methods(scheduling())
         .methods(watching())
         .methods(crate::transport::loop_methods())
         .attributes(attributes())
+        .attributes(asyncgens::attributes())
         .build(None)
 }
 

@@ -14,6 +14,7 @@ impl LoopFields {
     pub fn visit(&self, visitor: &mut Visitor) {
         visitor.slot(&self.task_factory);
         visitor.slot(&self.current_handle);
+        visitor.slot(self.asyncgens.set());
         if let Ok(turn) = self.turn.try_borrow() {
             turn.ready.iter().for_each(|entry| entry.visit(visitor));
             turn.timers

@@ -1,12 +1,13 @@
 //! `Loop`: the native half of the event loop; the package adds the control plane in Python.
 //!
-//! Rooms: `schedule` (call_soon and sisters), `create` (futures and tasks), `run` (turns), `flush`
-//! (what they wrote), `watch`
-//! and `watched` (file descriptors), `sock` and `sock_methods` (`sock_*`), `class` (the Python
-//! type). All state belongs to the thread that runs the loop; under the GIL other threads may call
-//! the same methods, because no borrow outlives a call into Python and none is held while the GIL
-//! is released. The one thing made for other threads is the inbox.
+//! Rooms: `schedule` (call_soon and sisters), `create` (futures and tasks), `asyncgens` (those that
+//! were begun), `run` (turns), `flush` (what they wrote), `watch` and `watched` (file descriptors),
+//! `sock` and `sock_methods` (`sock_*`), `class` (the Python type). All state belongs to the thread
+//! that runs the loop; under the GIL other threads may call the same methods, because no borrow
+//! outlives a call into Python and none is held while the GIL is released. The one thing made for
+//! other threads is the inbox.
 
+mod asyncgens;
 mod class;
 mod contents;
 mod create;
@@ -195,6 +196,8 @@ pub struct LoopFields {
     askers: Rc<lookout::Askers>,
     debug: Cell<bool>,
     hold_tasks: Cell<bool>,
+    /// The async generators that were begun.
+    asyncgens: asyncgens::AsyncGens,
     /// What Python code replaced.
     direct: Cell<Direct>,
     /// No Python code replaced `create_future`.
