@@ -35,6 +35,31 @@ def test_awaited_in_every_way(lib, sleep):
     lib.run(main)
 
 
+class Name(str):
+    """A name that refers to something."""
+
+
+def test_what_the_collector_knows(lib, sleep):
+    """All but what sleeps for no time, as long as that refers to nothing."""
+    coroutines = [sleep(0), sleep(0.0), sleep(1), sleep(0, []), sleep(delay=0)]
+    is_known = [gc.is_tracked(coroutine) for coroutine in coroutines]
+    lib.note(is_known[1:], is_known[0] is (lib.kind == "asyncio"))
+    first = coroutines[0]
+    first.__name__ = Name("own")
+    first.__name__.coroutine = first
+    lib.note(gc.is_tracked(first))
+    del first.__name__.coroutine
+    for coroutine in coroutines:
+        coroutine.close()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sleep(0)
+    # One that was forgotten, and that the warning brought back.
+    coroutine = caught.pop().source
+    lib.note(gc.is_tracked(coroutine), coroutine.send(None))
+    lib.catch(coroutine.send, None)
+
+
 def test_what_it_is(lib, sleep):
     coroutine = sleep(0)
     lib.note(asyncio.iscoroutine(coroutine), isinstance(coroutine, collections.abc.Coroutine))

@@ -173,11 +173,24 @@ pub fn is_native(object: Obj<'_>) -> bool {
 /// A coroutine of `kind` whose first slots hold `locals`. Nothing runs before it is awaited.
 #[inline]
 pub fn create<const N: usize>(kind: &'static Kind, locals: [Option<Ref>; N]) -> R<Ref> {
+    make(kind, locals, true)
+}
+
+/// As `create`, for one that keeps nothing alive but a number, from its beginning to its end: the
+/// collector is not told of it, unless it is given more.
+#[inline]
+pub fn create_of_number(kind: &'static Kind, number: Ref) -> R<Ref> {
+    debug_assert!(number.obj().is_exact_int());
+    make(kind, [Some(number)], false)
+}
+
+#[inline(always)]
+fn make<const N: usize>(kind: &'static Kind, locals: [Option<Ref>; N], is_known: bool) -> R<Ref> {
     const { assert!(N <= SLOTS) };
     let state = state();
     let class = state.types.coroutine.ptr().cast();
     // Zeroed memory is a valid, finished coroutine.
-    let coroutine = state.spare_coroutines.take(class)?;
+    let coroutine = state.spare_coroutines.take(class, is_known)?;
     let this = fields(coroutine.obj());
     if state.origins.are_wanted() {
         detail::remember_origin(&coroutine)?;

@@ -37,6 +37,9 @@ const HANDLE: usize = 2;
 
 fn sleep(args: Args<'_>) -> R<Ref> {
     if let Some([delay]) = args.exactly::<1>() {
+        if delay.is(state().zero.obj()) {
+            return coroutine::create_of_number(&KIND, delay.to_ref());
+        }
         return coroutine::create(&KIND, [Some(delay.to_ref())]);
     }
     let [delay, result] = args.bind_python::<2>(&SIGNATURE)?;

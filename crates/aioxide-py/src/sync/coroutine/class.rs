@@ -8,6 +8,7 @@ use std::ffi::{CString, c_int};
 use pyo3_ffi as c;
 
 use super::detail::{self, Detail};
+use super::spare::show;
 use super::{Fields, OFFSET, Phase, Sent, close, fields, send, throw};
 use crate::ffi::call::{import, interned, string, text};
 use crate::ffi::class::{Class, Visitor, attribute, noargs, onearg, varargs};
@@ -126,12 +127,12 @@ fn checked_name<'a>(name: Option<Obj<'a>>, attribute: &str) -> R<Obj<'a>> {
 
 fn set_name(coroutine: Obj<'_>, name: Option<Obj<'_>>) -> R<()> {
     let name = checked_name(name, "__name__")?;
-    detail::set(fields(coroutine), Detail::Name, name)
+    detail::set(coroutine, Detail::Name, name)
 }
 
 fn set_qualname(coroutine: Obj<'_>, name: Option<Obj<'_>>) -> R<()> {
     let name = checked_name(name, "__qualname__")?;
-    detail::set(fields(coroutine), Detail::Qualname, name)
+    detail::set(coroutine, Detail::Qualname, name)
 }
 
 fn get_suspended(coroutine: Obj<'_>) -> R<Ref> {
@@ -190,6 +191,8 @@ unsafe extern "C" fn finalize(coroutine: *mut PyObject) {
     if this.phase() == Phase::Finished {
         return;
     }
+    // It may come back to life, in a circle with what brought it back.
+    show(coroutine);
     let saved = SavedError::save();
     let done = crate::ffi::error::guard_status(|| {
         if this.phase() == Phase::Created {

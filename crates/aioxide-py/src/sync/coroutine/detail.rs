@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::spare::retrace;
+use super::spare::{retrace, show};
 use super::{Fields, fields};
 use crate::ffi::call::{import, tuple, tuple_item};
 use crate::ffi::object::{none, none_ref};
@@ -66,7 +66,10 @@ pub(super) fn get(this: &Fields, which: Detail) -> Option<Ref> {
 }
 
 /// Gives a coroutine a detail.
-pub(super) fn set(this: &Fields, which: Detail, value: Obj<'_>) -> R<()> {
+pub(super) fn set(coroutine: Obj<'_>, which: Detail, value: Obj<'_>) -> R<()> {
+    let this = fields(coroutine);
+    // A string of a class of somebody's own refers to whatever it likes.
+    show(coroutine);
     let before = this.details.get();
     let mut items = [none(); COUNT];
     if let Some(before) = &before {
@@ -91,9 +94,5 @@ pub(super) fn remember_origin(made: &Ref) -> R<()> {
     if depth == 0 {
         return Ok(());
     }
-    set(
-        fields(made.obj()),
-        Detail::Origin,
-        frames::callers(depth)?.obj(),
-    )
+    set(made.obj(), Detail::Origin, frames::callers(depth)?.obj())
 }

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use pyo3_ffi as c;
 
 use super::{Fields, OFFSET};
-use crate::ffi::{PyObject, R, Ref, Slot};
+use crate::ffi::{Obj, PyObject, R, Ref, Slot};
 
 /// As many as a loop's turn may end at once before the next begin; 12 KiB of memory.
 const KEPT_MAX: u32 = 64;
@@ -25,6 +25,17 @@ unsafe extern "C" {
 pub(super) fn retrace(made: &Ref) {
     // SAFETY: just made: its one reference stays.
     unsafe { _Py_NewReference(made.ptr()) }
+}
+
+/// Makes a coroutine known to the collector.
+#[cold]
+pub(super) fn show(coroutine: Obj<'_>) {
+    // SAFETY: alive, and what it holds can be visited at any time.
+    unsafe {
+        if c::PyObject_GC_IsTracked(coroutine.ptr()) == 0 {
+            c::PyObject_GC_Track(coroutine.ptr().cast());
+        }
+    }
 }
 
 /// A list of dead coroutines, linked through their first field.
@@ -42,13 +53,19 @@ impl Spare {
         }
     }
 
-    /// Memory for a coroutine, zero behind the object's head.
-    #[inline]
-    pub(super) fn take(&self, class: *mut c::PyTypeObject) -> R<Ref> {
+    /// Memory for a coroutine, zero behind the object's head; whether the collector knows it.
+    #[inline(always)]
+    pub(super) fn take(&self, class: *mut c::PyTypeObject, is_known: bool) -> R<Ref> {
         let first = self.first.get();
         if first.is_null() {
-            // SAFETY: a ready type of ours.
-            return unsafe { Ref::steal(c::PyType_GenericAlloc(class, 0)) };
+            // SAFETY: a ready type of ours, whose instances are known from the start.
+            unsafe {
+                let made = Ref::steal(c::PyType_GenericAlloc(class, 0))?;
+                if !is_known {
+                    c::PyObject_GC_UnTrack(made.ptr().cast());
+                }
+                return Ok(made);
+            }
         }
         // SAFETY: dead memory of a coroutine, whose first field is the link.
         unsafe {
@@ -58,7 +75,9 @@ impl Spare {
         self.count.set(self.count.get() - 1);
         // SAFETY: untracked memory of that type, whose one reference becomes the caller's.
         unsafe {
-            c::PyObject_GC_Track(first.cast());
+            if is_known {
+                c::PyObject_GC_Track(first.cast());
+            }
             Ref::steal(first)
         }
     }
