@@ -48,7 +48,12 @@ async def httpx_client(loop: asyncio.AbstractEventLoop, lib: Any) -> AsyncIterat
 
     url = f"http://127.0.0.1:{services.where('http')['port']}/"
 
-    async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
+    # httpx's own, but for the time after which an idle connection is given up: 5 s are over while
+    # valgrind runs, and how many connections are made anew would depend on its speed.
+    limits = httpx.Limits(
+        max_connections=100, max_keepalive_connections=20, keepalive_expiry=PATIENCE_S
+    )
+    async with httpx.AsyncClient(timeout=PATIENCE_S, limits=limits) as client:
 
         async def body(loop: asyncio.AbstractEventLoop, lib: Any, count: int) -> None:
             for _ in itertools.repeat(None, count // FAN_OUT):
