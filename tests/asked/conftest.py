@@ -17,21 +17,15 @@ from pathlib import Path
 
 import pytest
 import trustme
-from lessons import CONTROL, SUBJECT, Has, Lesson
+from lessons import CONTROL, PEERS_FOLDER, SUBJECT, Has, Lesson, installed
 
 HERE = Path(__file__).parent
-PEERS_FOLDER = Path(sys.prefix) / "peers"
 # Far more than any program needs on a busy machine; whatever takes longer hangs.
 SECONDS_MAX = 60.0
 # Where the claim is that it hangs, nobody waits that long.
 SECONDS_HANGING = 6.0
 # Processes at the same time: more than this distorts each other's timing.
 AT_ONCE = 3
-
-
-def installed(loop: str) -> bool:
-    """Tell whether a loop can be run here."""
-    return loop in (SUBJECT, CONTROL) or (PEERS_FOLDER / loop / loop).is_dir()
 
 
 def _seconds(lesson: Lesson, loop: str) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 SUBJECT = "aioxide"
@@ -20,6 +21,8 @@ CONTROL = "asyncio"
 #: The peers, and the releases of them that the claims are about.
 PEERS = {"uvloop": "0.23.0", "rloop": "0.5.0", "rsloop": "0.1.66", "zuvloop": "0.0.17"}
 LOOPS = (SUBJECT, CONTROL, *PEERS)
+#: Where `make` installs them, each in a folder of its own.
+PEERS_FOLDER = Path(sys.prefix) / "peers"
 #: The modules of programs, in the order of the page.
 MODULES = (
     "descriptors",
@@ -33,6 +36,11 @@ MODULES = (
     "features",
     "debugging",
 )
+
+
+def installed(loop: str) -> bool:
+    """Tell whether a loop can be run here."""
+    return loop in (SUBJECT, CONTROL) or (PEERS_FOLDER / loop / loop).is_dir()
 
 
 @dataclass(frozen=True)
