@@ -1,7 +1,9 @@
 """What a native coroutine awaits for its caller: `wait_for` is given anything that can be."""
 
 import asyncio
+import gc
 import types
+import weakref
 
 import pytest
 
@@ -153,5 +155,45 @@ def test_awaits_upon_awaits(lib):
                 lib.catch(coroutine.send, None)
         with pytest.raises(RecursionError):
             await asyncio.wait_for(Deep(), None)
+
+    lib.run(main)
+
+
+def test_a_long_line_of_awaits(lib):
+    """It is a RecursionError and no crash, also where no Python frame lies between them."""
+
+    async def main():
+        line = [asyncio.sleep(0)]
+        for _ in range(100_000):
+            line.append(asyncio.wait_for(line[-1], None))
+        with pytest.raises(RecursionError):
+            line[-1].send(None)
+        for coroutine in reversed(line):
+            coroutine.close()
+        lib.catch(line[-1].send, None)
+
+    lib.run(main)
+
+
+def test_a_circle_through_what_is_awaited(lib):
+    class Step:
+        def __await__(self):
+            return Iterator()
+
+    class Iterator:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return self
+
+    async def main():
+        coroutine = asyncio.wait_for(Step(), None)
+        iterator = coroutine.send(None)
+        iterator.coroutine = coroutine
+        watch = weakref.ref(iterator)
+        del coroutine, iterator
+        gc.collect()
+        lib.note(watch())
 
     lib.run(main)

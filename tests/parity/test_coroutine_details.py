@@ -333,3 +333,28 @@ def test_a_future_that_was_never_made(lib):
 
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(main())
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_closed_by_its_iterator(lib, begun):
+    coroutine = asyncio.sleep(0)
+    iterator = coroutine.__await__()
+    if begun:
+        lib.note(next(iterator))
+    lib.note(iterator.close(), iterator.close())
+    lib.catch(coroutine.send, None)
+    lib.catch(next, iterator)
+
+
+def test_ends_under_an_exception(lib):
+    """It dies as a temporary of a call that fails, and the exception goes on."""
+
+    def begun():
+        coroutine = asyncio.sleep(0)
+        coroutine.send(None)
+        return coroutine
+
+    lib.catch(lambda: int(begun()))
+    with warned() as caught:
+        lib.catch(lambda: int(asyncio.sleep(0)))
+    lib.note([str(w.message) for w in caught])
