@@ -13,6 +13,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ _HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 # A child that was told to end, or a thread that closes a descriptor, is given this long to do so.
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.01
+# As many descriptors may be open at a time; 1024, which many machines begin with, are soon used up.
+_DESCRIPTORS = 8192
 
 
 class _Reports(logging.Handler):
@@ -48,13 +51,17 @@ class _Reports(logging.Handler):
 
 
 def pytest_configure() -> None:
-    """Programs that tests start are interruptible, also where the shell that began all this is not.
+    """Makes the process, and the programs that tests start, the same under every shell.
 
     A shell without job control starts what it puts into the background with SIGINT ignored, and
-    that would be inherited.
+    that would be inherited; and so would its limit of descriptors.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 @pytest.hookimpl(trylast=True)

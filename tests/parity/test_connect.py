@@ -12,7 +12,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from wire import Peer, Recorder, io_turns, listening, on_loop, stock_at, tcp_pair, turns, until
+from wire import (
+    HAS_IPV6,
+    Peer,
+    Recorder,
+    io_turns,
+    listening,
+    needs_ipv6,
+    on_loop,
+    stock_at,
+    tcp_pair,
+    turns,
+    until,
+)
 
 # A port of loopback that nobody listens on: that of the port service multiplexer, unused today.
 DEAD_PORT = 1
@@ -75,6 +87,7 @@ async def test_hosts_and_ports(lib: Any, host: Any, form: Any) -> None:
         await connected(lib, listener, host, port, family=socket.AF_INET)
 
 
+@needs_ipv6
 @on_loop
 async def test_ipv6(lib: Any) -> None:
     """An IPv6 address, bare and with what family and proto allow."""
@@ -95,7 +108,7 @@ async def test_ipv6(lib: Any) -> None:
 async def test_refused(lib: Any) -> None:
     """Nobody listens: ConnectionRefusedError with the address in its text."""
     loop = asyncio.get_running_loop()
-    for host in ("127.0.0.1", "::1"):
+    for host in ("127.0.0.1", "::1") if HAS_IPV6 else ("127.0.0.1",):
         with pytest.raises(ConnectionRefusedError) as caught:
             await loop.create_connection(Recorder, host, DEAD_PORT)
         lib.note(caught.value, caught.value.errno, str(caught.value))

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from wire import io_turns, on_loop, turns
+from wire import io_turns, needs_ipv6, on_loop, turns
 
 ANSWER = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))]
 
@@ -90,6 +90,7 @@ class Names:
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
 
+@needs_ipv6
 @on_loop
 async def test_literals_need_no_thread(lib: Any, executor: Counting) -> None:
     """Neither getaddrinfo nor anything that resolves an address submits a job for a literal."""

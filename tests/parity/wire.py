@@ -54,6 +54,20 @@ ROUTES = (
 _names = itertools.count()
 
 
+def _has_ipv6() -> bool:
+    """Whether an IPv6 socket can be bound here: many containers have no such address."""
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+HAS_IPV6 = _has_ipv6()
+needs_ipv6 = pytest.mark.skipif(not HAS_IPV6, reason="no IPv6 on this machine")
+
+
 def on_loop(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Make a test of a coroutine function: it runs in a Runner of its kind, with a time limit."""
 
