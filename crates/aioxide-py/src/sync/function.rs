@@ -65,7 +65,7 @@ fn definition(function: Obj<'_>) -> R<&'static Function> {
     function.ok_or_else(|| Raised::runtime("a coroutine function without a definition"))
 }
 
-unsafe extern "C" fn call_function(
+unsafe extern "C" fn call(
     function: *mut PyObject,
     args: *const *mut PyObject,
     nargsf: usize,
@@ -75,34 +75,22 @@ unsafe extern "C" fn call_function(
     let function = unsafe { Obj::from_ptr(function) };
     // SAFETY: no precondition.
     let positional = unsafe { c::PyVectorcall_NARGS(nargsf) } as isize;
-    crate::ffi::error::guard(|| match definition(function)?.call {
-        // SAFETY: a well-formed vectorcall array.
-        Call::Function(call) => call(unsafe { Args::new(args, positional, kwnames) }),
-        Call::Method(_) => Err(missing_self(definition(function)?)),
-    })
-}
-
-unsafe extern "C" fn call_method(
-    function: *mut PyObject,
-    args: *const *mut PyObject,
-    nargsf: usize,
-    kwnames: *mut PyObject,
-) -> *mut PyObject {
-    // SAFETY: the interpreter passes a live instance.
-    let function = unsafe { Obj::from_ptr(function) };
-    // SAFETY: no precondition.
-    let positional = unsafe { c::PyVectorcall_NARGS(nargsf) } as isize;
-    crate::ffi::error::guard(|| {
-        let Some(call) = fields(function).method.get().filter(|_| positional > 0) else {
-            return Err(missing_self(definition(function)?));
-        };
-        // SAFETY: there is a first argument, alive.
-        let this = unsafe { Obj::from_ptr(*args) };
-        check_receiver(function, this)?;
-        // SAFETY: the rest of a well-formed vectorcall array.
-        call(this, unsafe {
-            Args::new(args.add(1), positional - 1, kwnames)
-        })
+    crate::ffi::error::guard(|| match fields(function).method.get() {
+        Some(call) if positional > 0 => {
+            // SAFETY: there is a first argument, alive.
+            let this = unsafe { Obj::from_ptr(*args) };
+            check_receiver(function, this)?;
+            // SAFETY: the rest of a well-formed vectorcall array.
+            call(this, unsafe {
+                Args::new(args.add(1), positional - 1, kwnames)
+            })
+        }
+        Some(_) => Err(missing_self(definition(function)?)),
+        None => match definition(function)?.call {
+            // SAFETY: a well-formed vectorcall array.
+            Call::Function(call) => call(unsafe { Args::new(args, positional, kwnames) }),
+            Call::Method(_) => Err(missing_self(definition(function)?)),
+        },
     })
 }
 
@@ -283,9 +271,8 @@ pub fn create(class: Obj<'_>, function: &'static Function, receiver: Option<Obj<
     // SAFETY: a ready type of ours; the fields are filled before anyone sees the object.
     let made = unsafe { Ref::steal(c::PyType_GenericAlloc(class.ptr().cast(), 0)) }?;
     let this = fields(made.obj());
-    this.vectorcall.set(Some(call_function));
+    this.vectorcall.set(Some(call));
     if let (Call::Method(method), Some(receiver)) = (&function.call, receiver) {
-        this.vectorcall.set(Some(call_method));
         this.method.set(Some(*method));
         this.receiver.set(receiver.ptr().cast());
     }
