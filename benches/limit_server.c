@@ -130,6 +130,16 @@ static int send_all(int fd, const char *data, ssize_t left) {
     return 0;
 }
 
+/* Whether there is something to receive that the kernel does not know of any more. */
+static int has_more(int fd) {
+#ifdef WITH_TLS
+    if (is_tls)
+        return SSL_has_pending(sessions[fd]);
+#endif
+    (void)fd;
+    return 0;
+}
+
 /* Returns the bytes received, 0 at the end, -1 when there are none yet, -2 when it is broken. */
 static ssize_t receive(int fd) {
 #ifdef WITH_TLS
@@ -171,7 +181,7 @@ static void serve(int fd, uint32_t events) {
             close_one(fd);
             return;
         }
-    } while (is_tls && got > 0);
+    } while (got > 0 && has_more(fd));
 }
 
 static void serve_datagrams(int fd) {
@@ -190,6 +200,8 @@ static void load(const char *pem) {
         fprintf(stderr, "no certificate in %s\n", pem);
         exit(1);
     }
+    /* A record in one receive instead of two. */
+    SSL_CTX_set_read_ahead(context, 1);
     SSL_CTX_set_mode(context, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
 }
 #endif
