@@ -55,6 +55,7 @@ def samples(counts: dict[str, float], load_put: load.Load) -> cases.Samples:
         "server_busy": [counts["server_cpu"] / whole],
         "client_busy": [counts["client_cpu"] / whole],
         "lost": [counts["lost"]],
+        "pause_us": [counts["pause_us"]],
     }
 
 

@@ -8,9 +8,11 @@
  * With REQUESTS above 0 it stops after so many instead of by the clock.
  * Prints `ready` when all connections are there, each having had one answer, and in the end one
  * JSON object: requests (or bytes) in the measured time, its seconds (more than were asked for where
- * not every connection could have had an answer by then), percentiles of the time from sending (churn: connecting) to the whole answer in microseconds, all requests with the warm-up,
- * datagrams lost, the client's own CPU seconds. Exits with 1 when a connection breaks or an answer
- * is wrong, and with 2 when nothing came back for STALL_MS (with REQUESTS: PATIENT_MS). */
+ * not every connection could have had an answer by then), percentiles of the time from sending
+ * (churn: connecting) to the whole answer in microseconds, the longest time in which no answer came,
+ * all requests with the warm-up, datagrams lost, the client's own CPU seconds. Exits with 1 when a
+ * connection breaks or an answer is wrong, and with 2 when nothing came back for STALL_MS (with
+ * REQUESTS: PATIENT_MS). */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -71,7 +73,7 @@ static char upgrade[] = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket
                         "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
                         "Sec-WebSocket-Version: 13\r\n\r\n";
 static uint64_t histogram[SLOTS];
-static uint64_t measured, all, lost, measured_bytes, churned;
+static uint64_t measured, all, lost, measured_bytes, churned, latest_answer, pause_ns;
 static int opened, ready, finished;
 #ifdef WITH_TLS
 static SSL_CTX *context;
@@ -382,6 +384,9 @@ static void answered(struct connection *connection) {
     if (is_measured(now)) {
         measured++;
         record(now - connection->begun);
+        if (latest_answer && now - latest_answer > pause_ns)
+            pause_ns = now - latest_answer;
+        latest_answer = now;
     }
     if (plan.target && all >= plan.target) {
         finished = 1;
@@ -513,8 +518,9 @@ static void show(double seconds) {
            (double)usage.ru_utime.tv_sec + (double)usage.ru_stime.tv_sec +
                (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
     if (measured)
-        printf(", \"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f", percentile_us(0.5),
-               percentile_us(0.99), percentile_us(0.999));
+        printf(", \"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"pause_us\": %.1f",
+               percentile_us(0.5), percentile_us(0.99), percentile_us(0.999),
+               (double)pause_ns / 1000);
     printf("}\n");
     fflush(stdout);
 }

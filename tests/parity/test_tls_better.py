@@ -6,6 +6,8 @@ The stock run of these bodies is left out; `docs/semantics.md` lists the differe
 from __future__ import annotations
 
 import asyncio
+import itertools
+import socket
 from typing import Any
 
 import pytest
@@ -221,3 +223,32 @@ async def test_paused_and_peer_gone(lib: Any, route: str) -> None:
         transport.close()
         async with asyncio.timeout(10):
             await protocol.seen("CL")
+
+
+@on_loop
+async def test_a_burst_comes_in_two_at_a_time(lib: Any) -> None:
+    """Who is connected does not wait for the handshakes of all who came at once."""
+    if not native_tls(lib):
+        return
+    made: list[Recorder] = []
+
+    def protocol() -> Recorder:
+        made.append(Recorder())
+        return made[-1]
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(protocol, "127.0.0.1", 0, ssl=server_context())
+    clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(7)]
+    counts = [0]
+
+    def look() -> bool:
+        counts.append(len(made))
+        return counts[-1] == len(clients)
+
+    await until(look)
+    steps = {after - before for before, after in itertools.pairwise(counts)}
+    assert steps == {0, 1, 2} or steps == {1, 2}, counts
+    for client in clients:
+        client.close()
+    server.close()
+    await server.wait_closed()
