@@ -68,6 +68,23 @@ impl ReceiveBuffer {
         Ok(&self.bytes[..len.min(max)])
     }
 
+    /// Receives once from `fd` into `first`, and here what does not fit there: how many bytes are
+    /// in `first` now, and the others. At most [`READ_MAX_BYTES`] in all if `first` is no longer.
+    ///
+    /// # Errors
+    /// As [`sys::recv`], `WouldBlock` among them.
+    pub fn receive_behind(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        first: &mut [MaybeUninit<u8>],
+    ) -> io::Result<(usize, &[u8])> {
+        let room = self.room();
+        let max = room.len().saturating_sub(first.len());
+        let len = sys::recv_both(fd, first, &mut room[..max])?;
+        let in_first = len.min(first.len());
+        Ok((in_first, &self.bytes[..(len - in_first).min(max)]))
+    }
+
     /// As [`ReceiveBuffer::receive`], of a descriptor that need not be a socket.
     ///
     /// # Errors
@@ -305,6 +322,25 @@ mod tests {
         assert_eq!(buffer.receive(ours.as_fd()).expect("three bytes"), b"abc");
         drop(theirs);
         assert_eq!(buffer.receive(ours.as_fd()).expect("the end"), b"");
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "needs a kernel")]
+    fn what_does_not_fit_in_front_lands_behind() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+        let mut buffer = ReceiveBuffer::default();
+        let mut first = [MaybeUninit::new(0); 4];
+        for (sent, in_first, behind) in [
+            (b"abc".as_slice(), 3, b"".as_slice()),
+            (b"abcdef", 4, b"ef"),
+        ] {
+            sys::send(theirs.as_fd(), sent).expect("room for so few");
+            let received = buffer.receive_behind(ours.as_fd(), &mut first);
+            assert_eq!(received.expect("some bytes"), (in_first, behind));
+        }
+        drop(theirs);
+        let received = buffer.receive_behind(ours.as_fd(), &mut first);
+        assert_eq!(received.expect("the end"), (0, b"".as_slice()));
     }
 
     #[test]

@@ -127,7 +127,8 @@ impl Epoll {
 
     /// One wait of the kernel's; the finer timeout where the kernel has it.
     fn wait_kernel(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        let (epoll, raw, capacity) = (self.epoll.as_fd(), &mut events.raw, events.capacity);
+        let capacity = events.capacity.min(events.limit);
+        let (epoll, raw) = (self.epoll.as_fd(), &mut events.raw);
         let Some(limit) = timeout.filter(|limit| !limit.is_zero()) else {
             let timeout_ms = if timeout.is_some() { 0 } else { -1 };
             return sys::epoll_wait_ms(epoll, raw, capacity, timeout_ms);

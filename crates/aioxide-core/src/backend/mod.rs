@@ -39,6 +39,16 @@ const EVENTS_MIN: usize = 256;
 /// do, so a turn stays bounded.
 const EVENTS_MAX: usize = 16_384;
 
+/// What the events of one wait are to bring at most, of bytes that somebody keeps: until the turn
+/// ends they should be in the processor's own cache, for those who read them, not in memory.
+const KEPT_BYTES_MAX: usize = 512 * 1024;
+
+/// Events that may bring any number of bytes: a wait should be worth its system call.
+const LARGE_EVENTS_MIN: usize = 4;
+
+/// Bytes of an event from which on it counts as large.
+const LARGE_EVENT_BYTES: usize = 16 * 1024;
+
 /// What a registration wants to hear of.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug, Default)]
 pub struct Interest(u8);
@@ -195,6 +205,10 @@ pub struct Events {
     list: Vec<Event>,
     /// How many events the next wait may report.
     capacity: usize,
+    /// How many it may report in view of what the last ones brought.
+    limit: usize,
+    /// What each of the last ones brought, on the average, of bytes that somebody keeps.
+    kept_bytes_each: usize,
     interrupted: bool,
     woken: bool,
     /// The kernel's form of the events.
@@ -218,6 +232,8 @@ impl Events {
         Self {
             list: Vec::with_capacity(EVENTS_MIN),
             capacity: EVENTS_MIN,
+            limit: EVENTS_MAX,
+            kept_bytes_each: 0,
             interrupted: false,
             woken: false,
             raw: sys::EpollBuffer::new(),
@@ -261,6 +277,20 @@ impl Events {
     #[must_use]
     pub fn woken(&self) -> bool {
         self.woken
+    }
+
+    /// The events of the last wait brought `bytes` that somebody keeps, all together: where they
+    /// are many, the next wait reports fewer events, if the loop `is_idle` but for them. The kernel
+    /// tells the others first then.
+    #[inline]
+    pub fn note_kept(&mut self, bytes: usize, is_idle: bool) {
+        if let Some(each) = bytes.checked_div(self.list.len()) {
+            self.kept_bytes_each = each;
+        }
+        self.limit = match self.kept_bytes_each {
+            each @ LARGE_EVENT_BYTES.. if is_idle => (KEPT_BYTES_MAX / each).max(LARGE_EVENTS_MIN),
+            _ => EVENTS_MAX,
+        };
     }
 
     /// Forgets the last wait, and doubles the room if that wait had filled it.

@@ -323,6 +323,27 @@ pub fn recv(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<us
     })
 }
 
+/// Receives into `first` and, what does not fit there, into `second`; returns how many bytes came.
+/// *Source*: `readv(2)`, which is `recvmsg(2)` without more to ask or to tell.
+///
+/// # Errors
+/// As [`recv`].
+pub fn recv_both(
+    fd: BorrowedFd<'_>,
+    first: &mut [MaybeUninit<u8>],
+    second: &mut [MaybeUninit<u8>],
+) -> io::Result<usize> {
+    let place = |room: &mut [MaybeUninit<u8>]| libc::iovec {
+        iov_base: room.as_mut_ptr().cast::<c_void>(),
+        iov_len: room.len(),
+    };
+    let places = [place(first), place(second)];
+    uninterrupted(|| {
+        // SAFETY: two places that describe memory that we may write during the call.
+        check_len(unsafe { libc::readv(fd.as_raw_fd(), places.as_ptr(), 2) })
+    })
+}
+
 /// Reads into `buffer`, and returns how many of its first bytes are now filled; 0 is the end (or an
 /// empty buffer). *Source*: `read(2)`.
 ///

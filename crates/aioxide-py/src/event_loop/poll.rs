@@ -73,6 +73,8 @@ impl LoopFields {
         may_sleep: bool,
     ) -> R<()> {
         let backend = self.backend()?;
+        let is_idle = self.turn.borrow().ready.is_empty();
+        events.note_kept(self.transports.take_kept_bytes(), is_idle);
         let timeout = self.trusting_sleep(timeout);
         let looks = if may_sleep {
             self.why_look(timeout)

@@ -39,6 +39,12 @@ pub fn new(content: &[u8]) -> R<Ref> {
     }
 }
 
+/// A new `bytes` object of `len` bytes that nobody has written yet.
+pub fn new_unwritten(len: usize) -> R<Ref> {
+    // SAFETY: a null pointer means memory of that size, not initialised.
+    unsafe { Ref::steal(c::PyBytes_FromStringAndSize(std::ptr::null(), len as isize)) }
+}
+
 /// The last `bytes` object that was lent to somebody and came back: content of the same length goes
 /// into it next. To free one and make another is a fifth of a small echo's instructions.
 ///
@@ -146,9 +152,7 @@ pub fn of_buffer(object: Obj<'_>) -> R<Ref> {
 
 /// A new `bytes` object of the first `len` bytes of `pieces`, which hold at least as many.
 pub fn concat<'a>(len: usize, pieces: impl Iterator<Item = &'a [u8]>) -> R<Ref> {
-    // SAFETY: a null pointer means memory of that size, not initialised.
-    let joined =
-        unsafe { Ref::steal(c::PyBytes_FromStringAndSize(std::ptr::null(), len as isize)) }?;
+    let joined = new_unwritten(len)?;
     // SAFETY: `len` bytes of a new object that nobody else has seen.
     let room: &mut [MaybeUninit<u8>] =
         unsafe { std::slice::from_raw_parts_mut(c::PyBytes_AsString(joined.ptr()).cast(), len) };

@@ -33,6 +33,7 @@ pub mod references;
 pub mod registry;
 pub mod sequence;
 pub mod set;
+pub mod shelf;
 pub mod socket;
 pub mod stage;
 pub mod stock;

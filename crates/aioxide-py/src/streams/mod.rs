@@ -28,4 +28,4 @@ mod writer;
 mod writer_class;
 
 pub use about::{Streams, export, finish, note_made};
-pub use protocol::deliver;
+pub use protocol::{deliver, piece_len};

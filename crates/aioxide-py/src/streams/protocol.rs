@@ -231,6 +231,16 @@ pub fn deliver(protocol: Obj<'_>, data: Ref) -> R<Option<Ref>> {
     }
 }
 
+/// The size of the pieces in which large data is best delivered, if any is: that of the reads of a
+/// native reader who has nothing left.
+pub fn piece_len(protocol: Obj<'_>) -> Option<usize> {
+    if !is_plain(protocol) {
+        return None;
+    }
+    let reader = own::<Protocol>(protocol).weak_reader()?;
+    reader::native(reader.obj()).and_then(|this| this.piece_len(reader.obj()))
+}
+
 #[inline]
 fn pass_on(reader: Obj<'_>, data: Ref) -> R<()> {
     if reader::is_plain(reader) && data.obj().is_exact_bytes() {

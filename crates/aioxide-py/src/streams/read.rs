@@ -164,6 +164,7 @@ fn read(frame: &Frame, resumed: Resumed) -> R<Next> {
     match usize::try_from(len) {
         Ok(0) => bytes::new(b"").map(Next::Return),
         Ok(len) => {
+            this.asked.set(len);
             if this.eof.get() || this.len() > 0 {
                 return finish_read(reader.obj(), this, len).map(Next::Return);
             }

@@ -8,6 +8,7 @@
 
 use std::cell::Cell;
 
+use aioxide_core::buf::READ_MAX_BYTES;
 use aioxide_core::chunks::Chunks;
 
 use super::about::is_intact;
@@ -16,6 +17,7 @@ use super::parts::{create_future, loop_or_current, put, wake};
 use crate::event_loop;
 use crate::ffi::class::bind_tuple_python;
 use crate::ffi::object::{none, none_ref};
+use crate::ffi::shelf::LARGE_BYTES_MIN;
 use crate::ffi::{Obj, R, Raised, Ref, Signature, Slot, builtin, bytes, raising};
 use crate::state::state;
 
@@ -44,6 +46,8 @@ pub struct Reader {
     pub limit: Slot,
     /// The same in bytes.
     pub limit_bytes: Cell<i64>,
+    /// The most that the last `read(n)` asked for.
+    pub asked: Cell<usize>,
     pub event_loop: Slot,
     pub waiter: Slot,
     pub exception: Slot,
@@ -164,6 +168,12 @@ impl Reader {
             Some(array) => bytes::array_len(&array),
             None => self.len.get(),
         }
+    }
+
+    /// See [`super::protocol::piece_len`].
+    pub fn piece_len(&self, reader: Obj<'_>) -> Option<usize> {
+        let is_apt = (LARGE_BYTES_MIN..=READ_MAX_BYTES).contains(&self.asked.get());
+        (is_apt && self.len() == 0 && is_plain(reader)).then(|| self.asked.get())
     }
 
     /// Up to `len` bytes, out of the buffer.

@@ -35,15 +35,16 @@ mod surface;
 mod tls;
 mod write;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
-use aioxide_core::backend::sys::{ReceiveBatch, SocketAddress};
-use aioxide_core::buf::ReceiveBuffer;
+use aioxide_core::backend::sys::{self, ReceiveBatch, SocketAddress};
+use aioxide_core::buf::{READ_MAX_BYTES, ReceiveBuffer};
 use aioxide_core::stream::Rules;
 
 use crate::ffi::bytes::Spare;
+use crate::ffi::shelf::{LARGE_BYTES_MIN, Shelf};
 use crate::ffi::{Obj, PyObject, R, Ref, bytes};
 use crate::state::state;
 use address::Ends;
@@ -82,6 +83,12 @@ pub struct PerLoop {
     receive: RefCell<Option<ReceiveBuffer>>,
     /// What was received last and is nobody's any more.
     spare: Spare,
+    /// The same of large reads, which whoever got them may have for longer.
+    shelf: Shelf,
+    /// Bytes of large reads since the last poll that somebody has kept.
+    kept_bytes: Cell<usize>,
+    /// Whether the last read was a large one, so that the next is expected to be.
+    expects_large: Cell<bool>,
     /// Landing place of datagrams, made at the first ones; taken out while they are delivered.
     batch: RefCell<Option<Box<ReceiveBatch>>>,
     /// A `bytearray` where TLS plaintext is collected, made at the first need.
@@ -107,14 +114,52 @@ impl PerLoop {
             Rules::ReadPipe | Rules::WritePipe => place.read(fd),
         };
         match received {
-            Ok(content) => self.spare.copy(content).map(Ok),
+            Ok(content) => self.copy(content).map(Ok),
             Err(error) => Ok(Err(error)),
         }
+    }
+
+    /// The same for somebody who takes pieces of `len` bytes: the first is received where it stays,
+    /// and what came behind it is put into `rest`, so that no piece is cut out of a larger one.
+    fn receive_pieces(
+        &self,
+        fd: BorrowedFd<'_>,
+        len: usize,
+        rest: &mut Vec<Ref>,
+    ) -> R<io::Result<Ref>> {
+        let mut place = self.receive.borrow_mut();
+        let place = place.get_or_insert_default();
+        let mut behind: &[u8] = &[];
+        let first = self.shelf.receive(len, |room| {
+            let (in_first, others) = place.receive_behind(fd, room)?;
+            behind = others;
+            Ok(in_first)
+        })?;
+        let Ok(first) = first else {
+            return Ok(first);
+        };
+        for piece in behind.chunks(len) {
+            rest.push(self.copy(piece)?);
+        }
+        let first_len = bytes::slice(first.obj()).map_or(0, <[u8]>::len);
+        self.expects_large.set(first_len >= LARGE_BYTES_MIN);
+        Ok(Ok(first))
+    }
+
+    /// Whether the next read is expected to be a large one.
+    #[inline]
+    fn expects_large(&self) -> bool {
+        self.expects_large.get()
     }
 
     /// What was received, for a protocol to look at: a copy of `content` in `bytes` of its size.
     #[inline]
     fn copy(&self, content: &[u8]) -> R<Ref> {
+        let is_large = content.len() >= LARGE_BYTES_MIN;
+        self.expects_large.set(is_large);
+        if is_large {
+            return self.shelf.copy(content);
+        }
         self.spare.copy(content)
     }
 
@@ -124,14 +169,44 @@ impl PerLoop {
         self.spare.keep(data);
     }
 
+    /// Somebody has kept so many bytes of what was received.
+    #[inline]
+    fn note_kept(&self, bytes: usize) {
+        self.kept_bytes.set(self.kept_bytes.get() + bytes);
+    }
+
+    /// What was kept since the last call.
+    #[inline]
+    pub fn take_kept_bytes(&self) -> usize {
+        self.kept_bytes.take()
+    }
+
     /// As `receive`, from a socket and at most `max` bytes.
     #[inline]
     pub fn receive_some(&self, fd: BorrowedFd<'_>, max: usize) -> R<io::Result<Ref>> {
+        if max >= LARGE_BYTES_MIN && self.expects_large() {
+            return self.receive_large(fd, max);
+        }
         let mut place = self.receive.borrow_mut();
         match place.get_or_insert_default().receive_some(fd, max) {
+            Ok(content) if content.len() >= LARGE_BYTES_MIN => {
+                self.note_kept(content.len());
+                self.copy(content).map(Ok)
+            }
             Ok(content) => bytes::new(content).map(Ok),
             Err(error) => Ok(Err(error)),
         }
+    }
+
+    fn receive_large(&self, fd: BorrowedFd<'_>, max: usize) -> R<io::Result<Ref>> {
+        let max = max.min(READ_MAX_BYTES);
+        let received = self.shelf.receive(max, |room| sys::recv(fd, room))?;
+        if let Ok(data) = &received {
+            let len = bytes::slice(data.obj()).map_or(0, <[u8]>::len);
+            self.expects_large.set(len >= LARGE_BYTES_MIN);
+            self.note_kept(len);
+        }
+        Ok(received)
     }
 
     /// Receives one datagram into the shared place: its content, copied, and its sender. The outer

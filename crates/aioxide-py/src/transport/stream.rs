@@ -13,7 +13,7 @@ use std::io;
 
 use aioxide_core::backend::Readiness;
 use aioxide_core::backend::sys::{self, Shutdown};
-use aioxide_core::stream::{Action, Step};
+use aioxide_core::stream::{Action, Rules, Step};
 
 use super::PerLoop;
 use super::base::{Fields, fields};
@@ -85,18 +85,48 @@ fn read(transport: Obj<'_>, this: &Fields) -> R<()> {
     }
     let native = this.hold_loop()?;
     let transports = native.transports();
-    let data = match this.receive(transports)? {
-        Ok(data) => data,
+    if transports.expects_large() && this.rules == Rules::Socket {
+        let protocol = this.protocol.get_or_none();
+        if let Some(len) = streams::piece_len(protocol.obj()) {
+            return read_pieces(transport, this, transports, len);
+        }
+    }
+    match this.receive(transports)? {
+        Ok(data) => hand_over(transport, this, transports, data),
+        Err(error) => read_failed(transport, &error),
+    }
+}
+
+/// One read for a reader who takes pieces of `len` bytes.
+fn read_pieces(transport: Obj<'_>, this: &Fields, place: &PerLoop, len: usize) -> R<()> {
+    let mut rest = Vec::new();
+    let received = this
+        .descriptor
+        .with(&this.socket, |fd| {
+            Ok(place.receive_pieces(fd, len, &mut rest))
+        })
+        .unwrap_or_else(|error| Ok(Err(error)));
+    match received? {
+        Ok(first) => hand_over(transport, this, place, first)?,
         Err(error) => return read_failed(transport, &error),
-    };
-    if bytes::slice(data.obj()).is_none_or(<[u8]>::is_empty) {
+    }
+    rest.into_iter()
+        .try_for_each(|piece| hand_over(transport, this, place, piece))
+}
+
+/// Delivers what was received; nothing is the end.
+#[inline]
+fn hand_over(transport: Obj<'_>, this: &Fields, place: &PerLoop, data: Ref) -> R<()> {
+    let len = bytes::slice(data.obj()).map_or(0, <[u8]>::len);
+    if len == 0 {
         return read_eof(transport, this);
     }
     let protocol = this.protocol.get_or_none();
     match streams::deliver(protocol.obj(), data) {
         Ok(lent) => {
-            if let Some(data) = lent {
-                transports.keep(data);
+            match lent {
+                Some(data) => place.keep(data),
+                None => place.note_kept(len),
             }
             Ok(())
         }

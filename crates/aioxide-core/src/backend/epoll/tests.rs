@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::*;
-use crate::backend::EVENTS_MIN;
+use crate::backend::{EVENTS_MIN, LARGE_EVENT_BYTES, LARGE_EVENTS_MIN};
 use crate::slab::Slab;
 
 const NO_WAIT: Option<Duration> = Some(Duration::ZERO);
@@ -216,6 +216,42 @@ fn what_the_last_wait_did_not_report_comes_first() {
         "not behind those that were told already"
     );
     assert_eq!(told(&[]), [2, 1, 0], "as they were told");
+}
+
+#[test]
+fn fewer_are_told_at_once_where_each_brings_much() {
+    let backend = Epoll::new().expect("descriptors");
+    let pairs: Vec<_> = (0..40)
+        .map(|_| UnixStream::pair().expect("a pair"))
+        .collect();
+    let tokens = tokens(pairs.len());
+    for ((near, far), token) in pairs.iter().zip(&tokens) {
+        backend
+            .register(near.as_raw_fd(), *token, Interest::READABLE)
+            .expect("new");
+        (&*far).write_all(b"x").expect("room");
+    }
+    let mut events = Events::new();
+    let mut told = |kept_bytes_each: usize, is_idle| {
+        events.note_kept(kept_bytes_each * events.len(), is_idle);
+        backend.wait(&mut events, NO_WAIT).expect("a wait");
+        events.iter().map(|event| event.token).collect::<Vec<_>>()
+    };
+    assert_eq!(told(0, true).len(), 40);
+    assert_eq!(told(LARGE_EVENT_BYTES - 1, true).len(), 40);
+    // With 100 KiB in each, five are half a MiB. Nobody is told again before all were.
+    let mut seen: Vec<_> = (0..8).flat_map(|_| told(100 * 1024, true)).collect();
+    assert_eq!(seen.len(), 40);
+    seen.sort_unstable_by_key(|token| token.to_u64());
+    seen.dedup();
+    assert_eq!(seen.len(), 40);
+    assert_eq!(
+        told(100 * 1024, false).len(),
+        40,
+        "others wait for their turn"
+    );
+    assert_eq!(told(16 * 1024 * 1024, true).len(), LARGE_EVENTS_MIN);
+    assert_eq!(told(100, true).len(), 40);
 }
 
 #[test]
