@@ -19,7 +19,8 @@ pub use self::datagram::{
 };
 pub use self::file::{FileKind, file_kind, set_nonblocking};
 pub use self::socket::{
-    Shutdown, SocketAddress, accept, local_address, peer_address, set_nodelay, shutdown, take_error,
+    Shutdown, SocketAddress, accept, local_address, peer_address, set_nodelay, shutdown,
+    take_error, waiting,
 };
 
 mod datagram;

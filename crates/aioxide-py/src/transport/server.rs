@@ -150,11 +150,12 @@ pub fn accept_connection(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
     if cfg!(Py_3_14) {
         count = count.saturating_add(1);
     }
-    if serving.tls.is_some() {
-        count = count.min(TLS_ACCEPTED_MAX);
-    }
     let (listener, slot) = (Descriptor::default(), Slot::empty());
     listener.adopt(serving.socket, &slot)?;
+    let has_room = || listener.with(&slot, |fd| Ok(has_room(sys::waiting(fd))));
+    if serving.tls.is_some() && has_room().unwrap_or(false) {
+        count = count.min(TLS_ACCEPTED_MAX);
+    }
     let kind = SocketKind::of(serving.socket)?;
     for _ in 0..count.max(0) {
         match listener.with(&slot, sys::accept) {
@@ -173,6 +174,12 @@ pub fn accept_connection(event_loop: Obj<'_>, args: Args<'_>) -> R<Ref> {
         }
     }
     Ok(none_ref())
+}
+
+/// Whether the kernel's queue can take as many again: a client that it has no room for tries again
+/// after a second.
+fn has_room(waiting: Option<(u32, u32)>) -> bool {
+    waiting.is_some_and(|(count, count_max)| count <= count_max / 2)
 }
 
 /// The process or the machine is out of descriptors or memory.

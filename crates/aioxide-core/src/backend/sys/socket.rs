@@ -95,6 +95,9 @@ pub enum Shutdown {
     Both,
 }
 
+/// `TCP_LISTEN`, the state of a listening socket. *Source*: Linux's `tcp_states.h`.
+const TCP_LISTEN: u8 = 10;
+
 /// Accepts a connection: the new socket, non-blocking and closed on exec, and its peer's address.
 /// *Source*: `accept4(2)`.
 ///
@@ -111,6 +114,29 @@ pub fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddress)> {
     })?;
     // SAFETY: the call above has just made this descriptor, so nobody else owns it.
     Ok((unsafe { OwnedFd::from_raw_fd(socket) }, address))
+}
+
+/// How many connections wait to be accepted, and how many may: what the kernel tells of a listening
+/// TCP socket; `None` of any other. *Source*: `TCP_INFO` of `tcp(7)`; Linux's `tcp_get_info`.
+#[must_use]
+pub fn waiting(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
+    // The front of `struct tcp_info`: eight single bytes, the state first; after four numbers the
+    // unacknowledged and the acknowledged segments, which these two stand for here.
+    let mut info = [0_u32; 8];
+    let mut len = size_of_val(&info) as socklen_t;
+    let value = (&raw mut info).cast::<c_void>();
+    // SAFETY: `value` points at `len` writable bytes, both live until the call is over.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            value,
+            &raw mut len,
+        )
+    };
+    let [head, .., count, count_max] = info;
+    (result == 0 && head.to_ne_bytes()[0] == TCP_LISTEN).then_some((count, count_max))
 }
 
 /// The address that a socket is bound to. *Source*: `getsockname(2)`.

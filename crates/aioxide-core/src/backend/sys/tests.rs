@@ -261,3 +261,17 @@ fn a_file_is_sent_from_where_one_says_and_its_position_stays() {
     let refused = seek_to(near.as_fd(), 0).expect_err("no file");
     assert_eq!(refused.raw_os_error(), Some(libc::ESPIPE));
 }
+
+#[test]
+fn a_listening_tcp_socket_tells_who_waits() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (none, room) = waiting(listener.as_fd()).expect("told");
+    assert!(none == 0 && room > 2);
+    let client = TcpStream::connect(address).expect("a connection");
+    let _other = TcpStream::connect(address).expect("a connection");
+    assert_eq!(waiting(listener.as_fd()), Some((2, room)));
+    assert_eq!(waiting(client.as_fd()), None);
+    let (stream, _) = UnixStream::pair().expect("a pair");
+    assert_eq!(waiting(stream.as_fd()), None);
+}
