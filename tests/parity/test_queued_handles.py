@@ -248,6 +248,24 @@ def test_an_object_that_dies_with_its_handle_dies_outside_its_context(lib, count
     run_inside(lib, functools.partial(body, add))
 
 
+@pytest.mark.parametrize("method", WAYS)
+def test_a_weak_reference_to_a_callback_is_told_outside_its_context(lib, method):
+    kept, told = [], []
+
+    def body():
+        var.set("of the callback")
+        # Bound methods of Python and of C, whose owners live on.
+        for callback in (told.append, Last.method.__get__(owner)):
+            watch = weakref.ref(callback, lambda _: lib.note("let go with", var.get()))
+            kept.append(watch)
+            schedule(lib, method, nothing)
+            schedule(lib, method, callback, 1)
+
+    owner = Last(lib)
+    run_inside(lib, lambda: contextvars.copy_context().run(body))
+    lib.note(told, [watch() for watch in kept])
+
+
 def test_callbacks_in_a_row_see_the_variables_of_their_own(lib):
     def change(value):
         lib.note(value, var.get())
