@@ -30,6 +30,13 @@ class Last:
         self.lib.note("called with", args)
 
 
+class LastList(list):
+    """The same, with methods that are C's."""
+
+    def __init__(self, lib):
+        self.last = Last(lib)
+
+
 def nothing(*args):
     """Return at once."""
 
@@ -233,6 +240,7 @@ def test_an_object_that_dies_with_its_handle_dies_outside_its_context(lib, count
         lib.loop.call_soon(nothing, *range(count), Last(lib))
         lib.loop.call_soon(functools.partial(nothing, Last(lib)), *range(count))
         lib.loop.call_soon(Last(lib).__init__, lib)
+        lib.loop.call_soon(LastList(lib).append, 1)
         # An exact type of the interpreter's, that is, too, a container.
         lib.loop.call_soon(nothing, [Last(lib)], "".join(["a", "b"]))
         lib.loop.call_soon(nothing)
