@@ -117,6 +117,35 @@ def test_the_collector_knows_what_is_left_when_turns_end(lib, method):
     lib.turns()
 
 
+def test_the_collector_knows_all_timers_when_turns_end(lib):
+    seen = lib.contexts()
+
+    def fail():
+        raise LookupError("reason")
+
+    def body(number):
+        kept = [lib.loop.call_later(3600 + number, nothing)]
+        for when in (-1, 3600, 7200):
+            lib.loop.call_later(when, nothing)
+            lib.loop.call_later(when, nothing).cancel()
+            kept.append(lib.loop.call_later(when, nothing))
+            kept.append(lib.loop.call_later(when, nothing))
+            kept[-1].cancel()
+        lib.loop.call_later(-1, fail)
+        lib.loop.set_debug(number == 1)
+        lib.loop.call_soon(lib.loop.call_later, 0.0005, lib.loop.stop)
+        runs.append(kept)
+
+    runs = []
+    for number in range(3):
+        lib.loop.call_soon(body, number)
+        lib.loop.run_forever()
+        lib.note([[gc.is_tracked(handle) for handle in kept] for kept in runs])
+        lib.note(all(map(gc.is_tracked, lib.loop._scheduled)), len(seen))
+    for handle in lib.loop._scheduled:
+        handle.cancel()
+
+
 @pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe", "call_later"])
 def test_a_loop_that_its_own_queue_holds_is_collected(lib, method):
     def body(value, loop):

@@ -352,9 +352,11 @@ impl<T> Timers<T> {
         removed
     }
 
-    /// Every timer with its deadline in seconds, in no order.
+    /// Every timer with its deadline in seconds, in no order; those that came last are among the
+    /// first as a rule.
     pub fn iter(&self) -> impl Iterator<Item = (f64, &T)> {
-        let far = self.batches.iter().flat_map(|batch| &batch.entries);
+        let batches = self.batches.iter();
+        let far = batches.flat_map(|batch| batch.entries.iter().rev());
         self.fresh
             .iter()
             .chain(&self.heap)

@@ -127,7 +127,7 @@ fn close(event_loop: Obj<'_>) -> R<Ref> {
         return Ok(none_ref());
     }
     let sent = this.inbox.close();
-    sent.iter().for_each(super::Entry::show);
+    sent.iter().for_each(|entry| entry.show(&this.handles));
     this.drop_contents();
     drop(sent);
     let backend = this.backend.borrow_mut().take();

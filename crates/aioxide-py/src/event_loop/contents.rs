@@ -50,8 +50,16 @@ impl LoopFields {
     pub fn show_handles(&self) {
         let mut turn = self.turn.borrow_mut();
         turn.collect(&self.inbox);
-        turn.ready.iter().for_each(Entry::show);
-        turn.timers.iter().for_each(|(_, entry)| entry.show());
+        turn.ready
+            .iter()
+            .for_each(|entry| entry.show(&self.handles));
+        // No more than have to be: there may be many from earlier runs.
+        for (_, entry) in turn.timers.iter() {
+            if !self.handles.has_hidden_timers() {
+                break;
+            }
+            entry.show(&self.handles);
+        }
     }
 
     /// Drops everything scheduled, registered and held, with nothing borrowed meanwhile.
@@ -64,7 +72,9 @@ impl LoopFields {
                 turn.registrations.drain(),
             )
         };
-        ready.iter().chain(&timers).for_each(Entry::show);
+        for entry in ready.iter().chain(&timers) {
+            entry.show(&self.handles);
+        }
         self.handles.clear();
         let by_fd = std::mem::take(&mut *self.by_fd.borrow_mut());
         let unflushed = std::mem::take(&mut *self.unflushed.borrow_mut());

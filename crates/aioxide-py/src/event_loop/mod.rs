@@ -84,9 +84,9 @@ impl Entry {
     }
 
     /// Shows a handle to the collector.
-    fn show(&self) {
+    fn show(&self, shared: &handle::PerLoop) {
         if let Entry::Call(handle) = self {
-            handle::show(handle.obj());
+            handle::show(handle.obj(), shared);
         }
     }
 

@@ -368,7 +368,7 @@ impl LoopFields {
     #[cold]
     fn run_timed(&self, entry: Entry) -> R<()> {
         let begin = self.clock.now();
-        entry.show();
+        entry.show(&self.handles);
         if let Entry::Call(handle) = &entry {
             self.current_handle.set(Some(handle.clone()));
         }

@@ -8,7 +8,7 @@
 //! whose turns run, or about to get there, or just running; spare ones are hidden, hold nothing,
 //! and nobody else refers to them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use pyo3_ffi as c;
 
@@ -33,6 +33,8 @@ const SPARES_MAX: usize = HAND_OVER_ENTRIES;
 pub struct PerLoop {
     /// Handles of each kind that have run, or were cancelled, and that nobody has kept.
     spares: [RefCell<Vec<Ref>>; 3],
+    /// Number of hidden timer handles that are not spare.
+    hidden_timers: Cell<usize>,
     stage: Stage,
 }
 
@@ -46,6 +48,19 @@ impl PerLoop {
     #[inline(always)]
     pub fn leave_context(&self) -> R<()> {
         self.stage.leave()
+    }
+
+    /// Whether there are hidden timer handles.
+    pub fn has_hidden_timers(&self) -> bool {
+        self.hidden_timers.get() != 0
+    }
+
+    /// Counts one hidden handle less.
+    #[inline(always)]
+    fn note_left(&self, this: &HandleFields) {
+        if this.kind.get() == Kind::Timer {
+            self.hidden_timers.set(self.hidden_timers.get() - 1);
+        }
     }
 
     /// The spare handles of a kind.
@@ -102,17 +117,19 @@ pub fn new_timed(
     when: f64,
     shared: &PerLoop,
 ) -> R<Ref> {
-    match shared.reuse(Kind::Timer, event_loop, Parts::of(callback)?) {
+    let handle = match shared.reuse(Kind::Timer, event_loop, Parts::of(callback)?) {
         Ok(handle) => {
             fields(handle.obj()).when.set(when);
-            Ok(handle)
+            handle
         }
         // SAFETY: our type, of the size that its fields need.
         Err(parts) => unsafe {
             let fields = || parts.fields(event_loop, Some(when));
-            allocate(&state().types.timer_handle, fields).map(hide)
+            allocate(&state().types.timer_handle, fields).map(hide)?
         },
-    }
+    };
+    shared.hidden_timers.set(shared.hidden_timers.get() + 1);
+    Ok(handle)
 }
 
 /// As `new_queued`, for one that other threads may cancel: from 3.14 on it is guarded.
@@ -143,20 +160,19 @@ fn hide(handle: Ref) -> Ref {
 
 /// Shows the handle to the collector, if that does not know it yet.
 #[inline]
-pub fn show(handle: Obj<'_>) {
-    if fields(handle).hidden.replace(false) {
+pub fn show(handle: Obj<'_>, shared: &PerLoop) {
+    let this = fields(handle);
+    if this.hidden.replace(false) {
+        shared.note_left(this);
         // SAFETY: complete, and not tracked so far.
         unsafe { c::PyObject_GC_Track(handle.ptr().cast()) };
     }
 }
 
-/// Drops the queue's reference to a handle.
+/// Drops the queue's or the timers' reference to a handle.
 #[inline]
-pub fn let_go(handle: Ref) {
-    // SAFETY: alive.
-    if unsafe { c::Py_REFCNT(handle.ptr()) } != 1 {
-        show(handle.obj());
-    }
+fn let_go(handle: Ref, shared: &PerLoop) {
+    show(handle.obj(), shared);
     drop(handle);
 }
 
@@ -167,7 +183,7 @@ pub fn discard(handle: Ref, shared: &PerLoop) {
     if is_sole(handle.obj(), this) {
         recycle(handle, shared);
     } else {
-        let_go(handle);
+        let_go(handle, shared);
     }
 }
 
@@ -186,7 +202,7 @@ pub fn run_queued(handle: Ref, shared: &PerLoop) -> R<()> {
             recycle(handle, shared);
             Ok(())
         }
-        Err(raised) => fail(handle, raised),
+        Err(raised) => fail(handle, shared, raised),
     }
 }
 
@@ -196,7 +212,7 @@ fn run_known(handle: Ref, shared: &PerLoop) -> R<()> {
     fields(handle.obj()).set_scheduled(false);
     // A cancelled one has nothing to call.
     let result = run(handle.obj());
-    let_go(handle);
+    let_go(handle, shared);
     result
 }
 
@@ -259,6 +275,7 @@ fn call_sole(this: &HandleFields, callback: Obj<'_>) -> R<()> {
 #[inline(always)]
 fn recycle(handle: Ref, shared: &PerLoop) {
     let this = fields(handle.obj());
+    shared.note_left(this);
     // Debug mode: it may hold more.
     if !this.source_traceback.is_empty() || !this.repr.is_empty() {
         return;
@@ -273,7 +290,7 @@ fn recycle(handle: Ref, shared: &PerLoop) {
 
 /// Reports what the callback raised, unless that ends the run.
 #[cold]
-fn fail(handle: Ref, raised: Raised) -> R<()> {
+fn fail(handle: Ref, shared: &PerLoop, raised: Raised) -> R<()> {
     fields(handle.obj()).set_scheduled(false);
     let result = if raised.is_exit() {
         Err(raised)
@@ -281,7 +298,7 @@ fn fail(handle: Ref, raised: Raised) -> R<()> {
         let exception = raised.take();
         guarded(handle.obj(), || report(handle.obj(), exception))
     };
-    let_go(handle);
+    let_go(handle, shared);
     result
 }
 
