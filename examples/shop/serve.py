@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -31,6 +32,20 @@ Ctrl-C closes the shop.
 """
 
 
+STOPS = {signal.SIGINT, signal.SIGTERM}
+
+
+class Server(uvicorn.Server):
+    """A server that hears of a signal only when it can end in good order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals while the server serves, those included that came before."""
+        with super().capture_signals():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+            yield
+
+
 def main() -> None:
     """Read the command line, listen, and serve until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(description="Serve the tea shop on aioxide.")
@@ -46,10 +61,11 @@ def main() -> None:
         parser.exit(1, f"cannot listen on port {options.port}: {reason}\n")
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops us as Ctrl-C does
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     with listener, contextlib.suppress(KeyboardInterrupt):
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         print(GREETING.format(url=url, database=data_dir() / "shop.db"), flush=True)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        server = Server(uvicorn.Config(app, log_level="warning"))
         with contextlib.closing(server.serve(sockets=[listener])) as serving:
             aioxide.run(serving)
     print("The tea shop is closed.")
