@@ -21,7 +21,7 @@ use super::object::Ref;
 /// Contents of this size come from the shelf: smaller ones are cheaper to allocate than to find.
 pub const LARGE_BYTES_MIN: usize = 8 * 1024;
 
-/// The most that is kept. What one turn receives is about half of it, see `EVENTS_BYTES_MAX`; more
+/// The most that is kept. What one turn receives is about half of it, see `KEPT_BYTES_MAX`; more
 /// would no longer fit a processor's own cache.
 const SHELF_BYTES_MAX: usize = 1024 * 1024;
 
