@@ -36,23 +36,29 @@ class Metric:
     contested: bool = True
     # The clock it is by, where the same is measured by both: "wall" or "cpu".
     clock: str = ""
+    # Worth further rounds where it is open, beside what decides its case.
+    aim: bool = False
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: rounds, samples of a row and their seconds, milliseconds of load."""
+    """How long to measure: rounds, samples of a row and their seconds, milliseconds of load.
+
+    `further_s` is how many seconds of further rounds there may be for what is open after these.
+    """
 
     form: str
     rounds: int
     seconds: float
     load_ms: int
     samples: int = 3
+    further_s: float = 0.0
 
 
 EFFORTS = {
     "quick": Effort("quick", 1, 0.02, 200),
-    "short": Effort("short", 3, 0.02, 200),
-    "full": Effort("full", 3, 0.05, 300),
+    "short": Effort("short", 3, 0.02, 200, further_s=60.0),
+    "full": Effort("full", 3, 0.05, 300, further_s=330.0),
 }
 
 
@@ -67,6 +73,8 @@ class Case:
     measure: Callable[[str, Effort], Samples]
     # Entrants that are no event loop of Python: what cannot be beaten, or what one may know.
     beside: tuple[str, ...] = ()
+    # Those of them that one round is enough for: nothing is compared with them.
+    once: tuple[str, ...] = ()
     # Entrants that only this case has and that compete: extensions of a loop.
     also: tuple[str, ...] = ()
     # In the short form too.

@@ -31,8 +31,9 @@ TICKS = (1, 2, 5)
 
 def relative(line: Line, entrant: str) -> float | None:
     """Return how many times better than asyncio an entrant is; where it failed, than us."""
-    base = loops.CONTROL if line.median(loops.CONTROL) else loops.SUBJECT
-    return line.advantage(entrant, base)
+    base = line.median(loops.CONTROL) or line.median(loops.SUBJECT)
+    middle = line.median(entrant)
+    return line.better(middle, base) if middle and base and line.metric.contested else None
 
 
 def spread(line: Line, entrant: str) -> tuple[float, float]:

@@ -49,17 +49,22 @@ def schedule(
 ) -> Iterator[tuple[int, cases.Case, str]]:
     """Yield (round, case, entrant) in the order of measuring.
 
-    Every case has its turn before one has its second; the order within a case rotates, so that
-    no entrant always follows the same one.
+    Every case has its turn before one has its second.
     """
     for turn in range(effort.rounds):
         for case in chosen:
-            if turn >= case.rounds(effort):
-                continue
-            names = entrants(case, here, effort.form)
-            first = turn % len(names)
-            for name in names[first:] + names[:first]:
-                yield turn, case, name
+            if turn < case.rounds(effort):
+                names = entrants(case, here, effort.form)
+                yield from rotated(turn, case, [n for n in names if not turn or n not in case.once])
+
+
+def rotated(
+    turn: int, case: cases.Case, names: Sequence[str]
+) -> Iterator[tuple[int, cases.Case, str]]:
+    """Yield a case's part of a round; its order rotates, so that nobody always follows the same."""
+    first = turn % len(names)
+    for name in [*names[first:], *names[:first]]:
+        yield turn, case, name
 
 
 @contextlib.contextmanager
@@ -91,13 +96,24 @@ def collect(
     A cell that fails once is not tried again. `keep` is called after each measurement.
     """
     cells = {} if cells is None else cells
-    planned = list(schedule(chosen, here, effort))
+    carry_out(list(schedule(chosen, here, effort)), effort, cells, say, keep)
+    return cells
+
+
+def carry_out(
+    planned: Sequence[tuple[int, cases.Case, str]],
+    effort: cases.Effort,
+    cells: Cells,
+    say: Callable[[str], None] = lambda _: None,
+    keep: Callable[[], None] = lambda: None,
+) -> None:
+    """Measure what is planned and not there, in its order."""
     for number, (turn, case, name) in enumerate(planned):
         cell = cells.setdefault((case.name, name), Cell())
         if cell.failure or len(cell.rounds) > turn:
             continue
         rest = expected_s(planned[number:], effort, cells) / 60
-        where = f"{turn + 1}/{effort.rounds} {case.name} {name}"
+        where = f"{turn + 1}/{max(turn + 1, effort.rounds)} {case.name} {name}"
         say(f"{where} ({number + 1} of {len(planned)}, about {rest:.0f} min left)")
         begin = time.monotonic()
         try:
@@ -110,7 +126,6 @@ def collect(
             cell.failure = f"the benchmark itself: {type(error).__name__}: {error}"
         cell.seconds += time.monotonic() - begin
         keep()
-    return cells
 
 
 def expected_s(

@@ -23,7 +23,7 @@ BRIEF_MS = 200
 METRICS = (
     cases.Metric("rate", "throughput", "requests/s", higher_is_better=True),
     cases.Metric("p50_us", "p50", "µs"),
-    cases.Metric("p99_us", "p99", "µs"),
+    cases.Metric("p99_us", "p99", "µs", aim=True),
     cases.Metric("p999_us", "p99.9", "µs"),
     cases.Metric("server_cpu_us", "server CPU per request", "µs"),
 )
@@ -97,6 +97,7 @@ def make() -> list[cases.Case]:
                         METRICS,
                         partial(measure, transport, style, size, connections),
                         beside=(load.LIMIT, load.NODE),
+                        once=(load.NODE,),
                         also=(loops.FASTNET,) if transport == "tls" else (),
                         short=((size, connections) == TYPICAL and name != "tls-streams")
                         or (name, size, connections) in SHORT,

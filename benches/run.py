@@ -26,6 +26,7 @@ import chart
 import collect
 import environment
 import families
+import further
 import lines
 import loops
 import services
@@ -83,10 +84,11 @@ def text(clock: str, chosen: Sequence[cases.Case], run: store.Run) -> str:
     """Return the whole report as Markdown."""
     rounds, cells = run.effort.rounds, run.cells
     spread = "the least and the greatest round" if rounds > 1 else "the least and greatest"
+    how = f"Medians of {rounds} interleaved rounds; small: {spread}. Bold: we lose. {tables.OPEN}"
     parts = [
         f"# Benchmark, {run.effort.form} form",
         tables.environment(run.record),
-        f"Medians of {rounds} interleaved rounds; small: {spread}. Bold: we lose.",
+        how + further.remark(chosen, run.effort, cells),
     ]
     for family in families.FAMILIES:
         if any(case in family.cases for case in chosen):
@@ -233,6 +235,9 @@ def measure(run: store.Run, path: Path) -> Sequence[str]:
     begin = time.monotonic()
     try:
         collect.collect(chosen, run.here, run.effort, progress, run.cells, keeper.keep)
+        # By the wall clock: it is the one that decides unless another is asked for.
+        wall = [shown(case, "wall") for case in chosen]
+        further.collect_further(wall, run.effort, run.cells, progress, keeper.keep)
     except KeyboardInterrupt:
         print(f"\nstopped; --resume {path}.json goes on", file=sys.stderr)
         names = [name for name in names if any(name == case for case, _ in run.cells)]

@@ -8,10 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import loops
-from lines import Line
+from lines import DRAW, Line
 
 # The order of columns; who is not here comes after.
 COLUMNS = (*loops.LOOPS, loops.FASTNET)
+OPEN = (
+    "Open: the medians differ, but not all rounds agree on who is better (of nine: all but one); "
+    "the ratios of the rounds are in brackets."
+)
+# What is said of a line, in the order of the report.
+SIDES = ("ahead", "level", "open", "behind")
 # Of the options that Python was compiled with: what makes it faster or slower.
 FLAGS = re.compile(r"-O\d|-O[fgs]|-flto|-fprofile|--enable-optimizations|--with-lto|.*jit|.*debug")
 
@@ -34,13 +40,16 @@ def cell(line: Line, entrant: str) -> str:
 
 
 def verdict(line: Line) -> str:
-    """Return our ratio to the best competitor; losses are bold."""
+    """Return our ratio to the best competitor; losses are bold, those that are not sure, too."""
     best = line.best_peer()
     ratio = line.advantage(loops.SUBJECT, best) if best else None
-    if ratio is None:
+    if best is None or ratio is None:
         return ""
-    text = f"{ratio:.2f}x {best}"
-    return f"**{text}**" if line.side() == "behind" else text
+    text, side = f"{ratio:.2f}x {best}", line.side()
+    if side == "open":
+        rounds = line.ratios(loops.SUBJECT, best)
+        text += f", open ({min(rounds):.2f}..{max(rounds):.2f})"
+    return f"**{text}**" if side == "behind" or ratio < 1 / DRAW else text
 
 
 def columns(lines: Iterable[Line]) -> list[str]:
@@ -70,12 +79,10 @@ def table(lines: Sequence[Line]) -> str:
 
 def summary(lines: Sequence[Line]) -> str:
     """Return wins, draws and losses against the best competitor, each by name."""
-    sides: dict[str, list[str]] = {"ahead": [], "level": [], "behind": [], "no number": []}
+    sides: dict[str, list[str]] = {name: [] for name in (*SIDES, "no number")}
     for line in lines:
-        best = line.best_peer()
-        ratio = line.advantage(loops.SUBJECT, best) if best else None
-        if ratio is not None:
-            sides[line.side()].append(f"{line.title} ({ratio:.2f}x {best})")
+        if side := line.side():
+            sides[side].append(f"{line.title} ({verdict(line).replace('**', '')})")
         elif loops.SUBJECT in line.failures:
             sides["no number"].append(line.title)
     return "\n".join(
@@ -85,7 +92,9 @@ def summary(lines: Sequence[Line]) -> str:
 
 
 def others(lines: Sequence[Line]) -> str:
-    """Return how often we are ahead by the metrics that do not decide, and each loss by name."""
+    """Return how often we are ahead by the metrics that do not decide; each loss by name, sure or
+    not.
+    """
     told = []
     for title in dict.fromkeys(line.metric.title for line in lines):
         own = [line for line in lines if line.metric.title == title]
@@ -93,9 +102,9 @@ def others(lines: Sequence[Line]) -> str:
         if not any(sides):
             continue
         behind = ", ".join(
-            f"{line.title} ({verdict(line)})" for line in own if line.side() == "behind"
+            f"{line.title} ({verdict(line)})" for line in own if verdict(line).startswith("**")
         )
-        counts = ", ".join(f"{side} {sides.count(side)}" for side in ("ahead", "level", "behind"))
+        counts = ", ".join(f"{side} {sides.count(side)}" for side in SIDES)
         told.append(f"- {title}: {counts}{f': {behind}' if behind else ''}")
     return "\n".join(told)
 

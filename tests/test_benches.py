@@ -17,6 +17,7 @@ import chart
 import collect
 import echo
 import families
+import further
 import inside
 import instructions
 import limit_loop
@@ -210,7 +211,135 @@ def test_the_limit_is_measured_beside_the_loops() -> None:
     assert {name for name, beside in named.items() if beside == (loops.LIMIT,)} == set(LIMITED)
 
 
+# --- further rounds ---
+
+
+def test_one_round_is_enough_for_what_nothing_is_compared_with() -> None:
+    chosen = [case("a", beside=("limit", "other"), once=("other",))]
+    order = [(turn, entrant) for turn, _, entrant in collect.schedule(chosen, ["x"], TWO)]
+    assert order == [(0, "x"), (0, "limit"), (0, "other"), (1, "limit"), (1, "x")]
+
+
+TAIL = cases.Metric("p99_us", "p99", "µs", aim=True)
+
+
+def rounds(wall: str, tail: str = "11111") -> collect.Cell:
+    """A cell with a round for each digit, each of which took a second."""
+    both = zip(wall, tail, strict=False)
+    made: list[cases.Samples] = [{"wall": [float(a)], "p99_us": [float(b)]} for a, b in both]
+    return collect.Cell(made, seconds=float(len(made)))
+
+
+def open_cells(**peers: collect.Cell) -> collect.Cells:
+    return {("a", name): cell for name, cell in peers.items()}
+
+
+def further_plan(cells: collect.Cells, further_s: float = 100.0) -> list[tuple[int, str]]:
+    chosen = [dataclasses.replace(case("a"), metrics=(TIME, TAIL))]
+    effort = dataclasses.replace(EFFORT, further_s=further_s)
+    return [(turn, name) for turn, _, name in further.schedule(chosen, effort, cells)]
+
+
+def test_what_is_open_has_further_rounds() -> None:
+    cells = open_cells(aioxide=rounds("246"), uvloop=rounds("355"), asyncio=rounds("999"))
+    plan = further_plan(cells)
+    # Who is surely behind us has none. Nobody is always the first.
+    assert plan[:4] == [(3, "uvloop"), (3, "aioxide"), (4, "aioxide"), (4, "uvloop")]
+    assert len(plan) == 2 * (further.ROUNDS_MAX - 3)
+    # Wins that are not sure have as many as losses that are not.
+    turned = open_cells(uvloop=rounds("246"), aioxide=rounds("355"), asyncio=rounds("999"))
+    assert sorted(further_plan(turned)) == sorted(plan)
+    for name in ("aioxide", "uvloop"):
+        cells["a", name].rounds += rounds("9" * 4).rounds
+    # What is there of them changes nothing: the plan is made by the first rounds alone.
+    assert further_plan(cells) == plan
+
+
+@pytest.mark.parametrize("peer", ["255", "111", "246"])
+def test_what_is_sure_has_no_further_rounds(peer: str) -> None:
+    assert further_plan(open_cells(aioxide=rounds("244"), uvloop=rounds(peer))) == []
+
+
+def test_what_is_aimed_at_has_further_rounds_too() -> None:
+    cells = open_cells(aioxide=rounds("111", "246"), uvloop=rounds("222", "355"))
+    assert len(further_plan(cells)) == 2 * (further.ROUNDS_MAX - 3)
+
+
+def test_further_rounds_end_in_time() -> None:
+    cells = open_cells(aioxide=rounds("246"), uvloop=rounds("355"))
+    one, two = [(3, "uvloop"), (3, "aioxide")], [(4, "aioxide"), (4, "uvloop")]
+    assert further_plan(cells, further_s=4.5) == [*one, *two]
+    assert further_plan(cells, further_s=0.0) == []
+
+
+def test_who_failed_is_asked_no_more() -> None:
+    cells = open_cells(aioxide=rounds("246"), uvloop=rounds("355"))
+    cells["a", "uvloop"].failure = "it broke"
+    assert further_plan(cells) == []
+
+
 # --- statistics ---
+
+
+def test_few_rounds_have_to_agree() -> None:
+    assert [lines.dissenters_max(count) for count in range(1, 13)] == [0] * 8 + [1] * 3 + [2]
+
+
+def several(**entrants: str) -> lines.Line:
+    """A line with a round for each digit, of which more is better."""
+    samples = {name: [float(digit) for digit in digits] for name, digits in entrants.items()}
+    return lines.Line("case", "title", RATE, samples, {})
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "side"),
+    [
+        ("555", "444", "ahead"),
+        ("545", "433", "ahead"),
+        ("554", "444", "ahead"),
+        ("553", "444", "open"),
+        ("444", "553", "open"),
+        ("444", "555", "behind"),
+        ("445", "444", "level"),
+        ("555555553", "444444444", "ahead"),
+        ("555555533", "444444444", "open"),
+        ("444444444", "555555553", "behind"),
+        # The medians say one thing, the rounds another.
+        ("195", "289", "open"),
+    ],
+)
+def test_who_is_ahead_is_said_where_the_rounds_agree(ours: str, theirs: str, side: str) -> None:
+    made = several(aioxide=ours, uvloop=theirs)
+    assert made.side() == side
+    assert f"- {side}: 1: title" in tables.summary([made])
+
+
+def test_a_sure_loss_is_one_beside_an_unsure_one() -> None:
+    made = several(aioxide="444", uvloop="393", rsloop="555", zuvloop="939")
+    assert made.best_peer() == "zuvloop"
+    assert made.side() == "behind"
+
+
+def test_a_win_is_one_over_everybody() -> None:
+    assert several(aioxide="555", uvloop="444", rsloop="933").side() == "open"
+    assert several(aioxide="555", uvloop="555", rsloop="944").side() == "level"
+
+
+def test_rounds_are_shown_where_they_do_not_agree() -> None:
+    made = several(aioxide="448", uvloop="555")
+    assert tables.verdict(made) == "**0.80x uvloop, open (0.80..1.60)**"
+    assert tables.verdict(several(aioxide="553", uvloop="444")) == "1.25x uvloop, open (0.75..1.25)"
+    told = tables.others([made])
+    assert told == (
+        "- throughput: ahead 0, level 0, open 1, behind 0: "
+        "title (**0.80x uvloop, open (0.80..1.60)**)"
+    )
+
+
+def test_who_has_fewer_rounds_is_compared_in_those() -> None:
+    made = several(aioxide="555999", uvloop="444")
+    assert made.advantage("aioxide", "uvloop") == 1.25
+    assert made.ratios("aioxide", "uvloop") == [1.25] * 3
 
 
 def test_a_round_is_the_median_of_its_samples() -> None:
@@ -259,7 +388,7 @@ def test_losses_by_other_metrics_are_named() -> None:
         key: collect.Cell([{"wall": [1.0], "p99_us": [value]}]) for key, value in given.items()
     }
     told = tables.others(lines.others(chosen, cells))
-    assert told == "- p99: ahead 1, level 0, behind 1: a (**0.50x uvloop**)"
+    assert told == "- p99: ahead 1, level 0, open 0, behind 1: a (**0.50x uvloop**)"
     assert tables.others(lines.others([case("a")], cells)) == ""
 
 
