@@ -110,6 +110,13 @@ def installed(name: str) -> str | None:
         return None
 
 
+def build() -> str:
+    """Return how the extension was compiled: cargo's profile, and whether with a measured one."""
+    from aioxide import _aioxide
+
+    return _aioxide._build
+
+
 def record(names: list[str]) -> dict[str, Any]:
     """Return the environment of this run."""
     load = os.getloadavg()[0]
@@ -127,6 +134,7 @@ def record(names: list[str]) -> dict[str, Any]:
         "openssl": ssl.OPENSSL_VERSION,
         "node": first_line("node", "--version"),
         "commit": commit(),
+        "build": build(),
         "load_at_start": load,
         "quiet": load <= QUIET_LOAD_MAX * (os.cpu_count() or 1),
         "versions": {name: loops.version(name) for name in names},

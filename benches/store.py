@@ -20,7 +20,10 @@ import collect
 # A run that goes on writes itself no more often than this: the disk is not to be heard in it.
 WRITE_S_MIN = 20.0
 # What two sittings of one run have in common, or their numbers are not comparable.
-SAME = ("cpu", "cores", "kernel", "python", "openssl", "node", "commit", "versions", "libraries")
+SAME = (
+    *("cpu", "cores", "kernel", "python", "openssl", "node", "commit", "build"),
+    *("versions", "libraries"),
+)
 
 
 @dataclass

@@ -132,12 +132,17 @@ def flags(record: Mapping[str, object]) -> str:
     return f" ({' '.join(named)})" if named else ""
 
 
+def built(record: Mapping[str, object]) -> str:
+    """Return how aioxide was compiled; older runs did not record it."""
+    return f" ({record['build']})" if "build" in record else ""
+
+
 def environment(record: Mapping[str, Any]) -> str:
     """Return the head of the report."""
     text = (
         f"{record['cpu']}, {record['cores']} cores, {record['kernel']}, governor "
         f"{record['governor']}; Python {record['python']}{flags(record)}; {record['cc']}; "
-        f"{record['openssl']}; commit {record['commit']}\n\n"
+        f"{record['openssl']}; commit {record['commit']}{built(record)}\n\n"
         f"Installed: {versions(record['versions'])}"
     )
     if "libraries" in record:

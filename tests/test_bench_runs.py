@@ -186,6 +186,7 @@ def test_a_run_leaves_all_samples_and_goes_on(tmp_path: Path) -> None:
 def test_a_run_goes_on_in_its_environment_only(tmp_path: Path) -> None:
     path = tmp_path / "it.json"
     record = environment.record([loops.CONTROL])
+    assert record["build"] in ("debug", "release", "release, with a profile")
     store.write(path.with_suffix(""), store.Run(record, EFFORT, {}, ["sleep0"], [loops.CONTROL]))
     options = argparse.Namespace(resume=path)
     assert run.start(options).record["sittings"] == 2

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -69,6 +72,71 @@ def test_servers_are_no_condition(tmp_path: Path) -> None:
     )
     assert said.stdout == "" or "their tests will be skipped" in said.stdout
     assert said.stderr == ""
+
+
+RUSTC = """case $1 in
+  --print) echo "$PWD/sysroot";;
+  -vV) printf 'rustc 1.0.0\\nhost: here\\nLLVM version: 22.1.2\\n';;
+esac"""
+PROFDATA = "sysroot/lib/rustlib/here/bin/llvm-profdata"
+
+
+@pytest.mark.parametrize(
+    ("programs", "answer", "words"),
+    [
+        pytest.param({PROFDATA: ""}, "1", "", id="with the toolchain"),
+        pytest.param(
+            {"bin/rustup": f'[ "$*" = "component add llvm-tools" ] && ln -s /bin/true {PROFDATA}'},
+            "1",
+            "asking rustup",
+            id="fetched",
+        ),
+        pytest.param(
+            {"bin/rustup": "exit 1"}, "0", "no llvm-profdata of LLVM 22", id="not to be had"
+        ),
+        pytest.param(
+            {"bin/llvm-profdata": "echo '  LLVM version 22.9'"}, "1", "", id="of the system"
+        ),
+        pytest.param(
+            {"bin/llvm-profdata": "echo '  LLVM version 14.0.6'"}, "0", "of LLVM 22", id="too old"
+        ),
+        pytest.param({}, "0", "rustup component add llvm-tools", id="nothing"),
+    ],
+)
+def test_profile_is_no_condition(
+    tmp_path: Path, programs: dict[str, str], answer: str, words: str
+) -> None:
+    """Where a profile cannot be made, the verb says so and the build goes on without."""
+    (tmp_path / PROFDATA).parent.mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    for name in ("sed", "head", "timeout", "ln"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    for name, text in {"bin/rustc": RUSTC, **programs}.items():
+        script(tmp_path / name, text)
+    said = subprocess.run(
+        ["/bin/sh", str(ROOT / "tools" / "profile")],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path / "bin")},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
+    )
+    assert said.stdout == f"{answer}\n"
+    assert words in said.stderr
+    assert bool(words) == bool(said.stderr)
+
+
+def test_training_runs_every_part() -> None:
+    """What a build with a profile runs ends by itself, here with little of everything."""
+    few = "train.ROUNDS = 200; net.MESSAGES = {64: 3, 100_000: 2}; net.DATAGRAMS = net.LINES = 10"
+    code = f"import train, train_network as net; {few}; train.main()"
+    command = [sys.executable, "-W", "error", "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools")}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_make_alone_lists_the_verbs() -> None:

@@ -39,6 +39,7 @@ _Coroutine = Generator[Any, None, _T_co] | Coroutine[Any, Any, _T_co]
 _TaskFactory = Callable[..., asyncio.Future[Any]]
 
 __version__: str
+_build: str
 
 def _set_metaclass(cls: type, meta: type, /) -> None: ...
 def _note_made() -> None: ...

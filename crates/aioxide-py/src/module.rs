@@ -142,11 +142,17 @@ fn execute(module: Obj<'_>) -> R<()> {
     crate::sync::export(module)?;
     crate::streams::export(module)?;
     crate::event_loop::export()?;
-    let version = crate::ffi::call::string(env!("CARGO_PKG_VERSION"))?;
-    // SAFETY: as above.
-    crate::ffi::error::check(unsafe {
-        c::PyModule_AddObjectRef(module.ptr(), c"__version__".as_ptr(), version.ptr())
-    })
+    for (name, text) in [
+        (c"__version__", env!("CARGO_PKG_VERSION")),
+        (c"_build", env!("AIOXIDE_BUILD")),
+    ] {
+        let text = crate::ffi::call::string(text)?;
+        // SAFETY: as above.
+        crate::ffi::error::check(unsafe {
+            c::PyModule_AddObjectRef(module.ptr(), name.as_ptr(), text.ptr())
+        })?;
+    }
+    Ok(())
 }
 
 unsafe extern "C" fn exec_slot(module: *mut PyObject) -> c_int {
