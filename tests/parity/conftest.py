@@ -61,6 +61,8 @@ pytest.register_assert_rewrite("sending")
 _MISSING = object()
 # Trace of each body that passed on stock asyncio; None for one that did not.
 _stock_traces: dict[Any, list[Any] | None] = {}
+# And whether the exceptions that its handler was told of, by type, were being handled.
+_stock_handled: dict[Any, dict[str, set[bool]]] = {}
 
 
 class ForeignLoop(asyncio.SelectorEventLoop):
@@ -144,6 +146,7 @@ class Lib:
         self.records: list[logging.LogRecord] = []
         self.unraisable: list[Any] = []
         self.warned: list[warnings.WarningMessage] = []
+        self.handled: dict[str, set[bool]] = {}
         self.loops: list[Any] = []
         self._loop: Any = None
         if kind in ("asyncio", "guest", "visiting"):
@@ -218,9 +221,19 @@ class Lib:
         return None
 
     def contexts(self, loop: Any = None) -> list[dict[str, Any]]:
-        """Install an exception handler that keeps every context it is given."""
+        """Install an exception handler that keeps every context it is given.
+
+        Where stock asyncio tells of exceptions while it handles them, so must all kinds.
+        """
         seen: list[dict[str, Any]] = []
-        (loop or self.loop).set_exception_handler(lambda _loop, context: seen.append(context))
+
+        def keep(_loop: Any, context: dict[str, Any]) -> None:
+            told = context.get("exception")
+            ways = self.handled.setdefault(type(told).__name__, set())
+            ways.add(told is not None and sys.exc_info()[1] is told)
+            seen.append(context)
+
+        (loop or self.loop).set_exception_handler(keep)
         return seen
 
     def logged(self, level: int = logging.WARNING) -> list[str]:
@@ -416,6 +429,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
         raise
     if lib.kind == "asyncio":
         _stock_traces[key] = lib.trace
+        _stock_handled[key] = lib.handled
     elif key in _stock_traces:
         _compare(lib.trace, _stock_traces[key])
+        for name, ways in _stock_handled[key].items():
+            assert lib.handled.get(name, ways) == ways, f"{name}: told while handled? stock {ways}"
     return result

@@ -1,7 +1,10 @@
 """Exception handlers: who is called with which keys, what is logged, what raises where."""
 
 import asyncio
+import contextvars
 import logging
+import socket
+import sys
 
 import pytest
 
@@ -147,6 +150,82 @@ def test_handler_that_raises(lib):
     lib.note(lib.logged())
     loop.call_exception_handler({"message": "by hand"})
     lib.note(lib.logged())
+
+
+def test_handler_runs_while_the_error_is_handled(lib):
+    # So that `logging.exception()` in a handler logs the traceback.
+    def handler(loop, context):
+        lib.note("handled", sys.exc_info()[1], sys.exc_info()[1] is context["exception"])
+        raise ValueError("of the handler")
+
+    def overridden(context):
+        lib.note("context", context["exception"].__context__)
+
+    async def main():
+        lib.note("in a coroutine", sys.exc_info()[1])
+        try:
+            raise KeyError("of the coroutine")
+        except KeyError:
+            lib.loop.call_soon(fail)
+            await asyncio.sleep(0)
+            lib.note("still", sys.exc_info()[1])
+        lib.note("no more", sys.exc_info()[1])
+
+    lib.loop.set_exception_handler(handler)
+    lib.loop.default_exception_handler = overridden
+    for call in (lib.loop.call_soon, lib.loop.call_soon_threadsafe):
+        call(fail)
+        lib.turns(2)
+    lib.loop.call_later(0, fail)
+    lib.loop.call_soon(fail, context=contextvars.copy_context())
+    kept = lib.loop.call_soon(fail)
+    lib.turns(2)
+    lib.note(kept.cancelled())
+    lib.loop.run_until_complete(main())
+
+
+def test_what_was_handled_before_is_handled_after(lib):
+    """A transport that fails is given up at once, in the frame that handles something else."""
+    seen = []
+
+    def handler(loop, context):
+        seen.append((repr(sys.exc_info()[1]), context["message"]))
+
+    class Protocol(asyncio.Protocol):
+        def pause_writing(self):
+            raise LookupError("of the protocol")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(handler)
+        left, right = socket.socketpair()
+        with right:
+            transport, _protocol = await loop.create_connection(Protocol, sock=left)
+            transport.set_write_buffer_limits(0)
+            later = loop.create_task(outside(transport))
+            try:
+                raise KeyError("of the coroutine")
+            except KeyError:
+                transport.write(bytes(10_000_000))
+                lib.note("handled", sys.exc_info()[1])
+            lib.note("no more", sys.exc_info()[1])
+            await later
+            transport.abort()
+
+    async def outside(transport):
+        transport.set_write_buffer_limits(1 << 30)
+        transport.set_write_buffer_limits(0)
+        transport.write(b"more")
+        lib.note("nothing", sys.exc_info()[1])
+        await asyncio.sleep(0)
+        lib.note("nothing", sys.exc_info()[1])
+
+    try:
+        raise OSError("of whoever runs the loop")
+    except OSError:
+        lib.run(main())
+        lib.note(sys.exc_info()[1])
+    lib.note(sys.exc_info()[1], seen)
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])

@@ -13,6 +13,7 @@ use crate::event_loop;
 use crate::ffi::call::{dict, dict_set, string, text, tuple, tuple_item, tuple_len};
 use crate::ffi::class::Visitor;
 use crate::ffi::context::ContextSlot;
+use crate::ffi::exception::while_handling;
 use crate::ffi::layout::HEAD_BYTES;
 use crate::ffi::object::{boolean, none_ref};
 use crate::ffi::{Obj, PyObject, R, Ref, Slot, layout};
@@ -414,6 +415,10 @@ fn call_in(this: &HandleFields, callback: Obj<'_>) -> R<()> {
 /// Tells the loop's exception handler that the callback failed.
 #[cold]
 pub fn report(handle: Obj<'_>, exception: Ref) -> R<()> {
+    while_handling(exception.obj(), || tell_handler(handle, exception.obj()))
+}
+
+fn tell_handler(handle: Obj<'_>, exception: Obj<'_>) -> R<()> {
     let (state, this) = (state(), fields(handle));
     let Some(event_loop) = this.event_loop.get() else {
         return Ok(());
@@ -422,7 +427,7 @@ pub fn report(handle: Obj<'_>, exception: Ref) -> R<()> {
     let message = string(&format!("Exception in callback {described}"))?;
     let context = dict()?;
     dict_set(context.obj(), state.names.message.obj(), message.obj())?;
-    dict_set(context.obj(), state.names.exception.obj(), exception.obj())?;
+    dict_set(context.obj(), state.names.exception.obj(), exception)?;
     dict_set(context.obj(), state.names.handle.obj(), handle)?;
     if let Some(traceback) = this.source_traceback.get() {
         dict_set(

@@ -16,6 +16,7 @@ use aioxide_core::doze::Doze;
 use super::{Entry, LoopFields};
 use crate::ffi::call::import;
 use crate::ffi::class::Visitor;
+use crate::ffi::exception::while_handling;
 use crate::ffi::{Obj, R, Raised, Ref};
 use crate::future;
 use crate::state::state;
@@ -141,8 +142,8 @@ impl LoopFields {
         ] {
             crate::ffi::call::dict_set(context.obj(), key.obj(), value)?;
         }
-        self.object()
-            .call_method1(names.call_exception_handler.obj(), context.obj())
-            .map(drop)
+        let handler = names.call_exception_handler.obj();
+        let tell = || self.object().call_method1(handler, context.obj());
+        while_handling(error.obj(), tell).map(drop)
     }
 }

@@ -15,6 +15,7 @@ use super::{Entry, LoopFields, Registration, fields};
 use crate::ffi::call::float;
 use crate::ffi::class::noargs;
 use crate::ffi::error::check;
+use crate::ffi::exception::while_handling;
 use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Obj, R, Raised, Ref};
 use crate::state::state;
@@ -359,9 +360,9 @@ impl LoopFields {
         ] {
             crate::ffi::call::dict_set(context.obj(), key.obj(), value)?;
         }
-        self.object()
-            .call_method1(names.call_exception_handler.obj(), context.obj())
-            .map(drop)
+        let handler = names.call_exception_handler.obj();
+        let tell = || self.object().call_method1(handler, context.obj());
+        while_handling(error.obj(), tell).map(drop)
     }
 
     /// Debug mode: warns about an entry that takes `slow_callback_duration` or longer.

@@ -1,7 +1,8 @@
 //! Exception objects: cause, context, groups, and raising while another one is handled.
 //!
-//! May touch: the exceptions given. A native body has no `except` block of its own, so what it
-//! handles is not on the interpreter's stack of handled exceptions: it is given here by hand.
+//! May touch: the exceptions given, and what the thread handles. A native body has no `except`
+//! block of its own, so what it handles is not on the interpreter's stack of handled exceptions:
+//! it is given here by hand.
 
 use pyo3_ffi as c;
 
@@ -57,6 +58,43 @@ pub fn raise_while_handling(exception: Ref, handled: Obj<'_>) -> Raised {
     }
     set_context(exception.obj(), Some(handled));
     Raised::throw(exception)
+}
+
+/// Runs `body` as within an `except` block that handles `handled`: `sys.exc_info()` tells of it,
+/// and it is the context of what is raised there.
+pub fn while_handling<T>(handled: Obj<'_>, body: impl FnOnce() -> T) -> T {
+    let before = handled_now();
+    set_handled(None);
+    // What still is handled then is the business of whoever called the frame that runs.
+    let is_outer = match (&before, &handled_now()) {
+        (Some(before), Some(outer)) => before.obj().is(outer.obj()),
+        _ => false,
+    };
+    let _until = Handling(before.filter(|_| !is_outer));
+    set_handled(Some(handled));
+    body()
+}
+
+/// What the running frame handled before, and handles again when this goes.
+struct Handling(Option<Ref>);
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        set_handled(self.0.as_ref().map(Ref::obj));
+    }
+}
+
+/// The exception that is being handled, by the running frame or one that called it.
+fn handled_now() -> Option<Ref> {
+    // SAFETY: the thread is attached; an owned exception or null.
+    unsafe { Ref::steal_opt(c::PyErr_GetHandledException()) }
+}
+
+/// Makes `exception` what the running frame handles. Its caller keeps what was there alive.
+fn set_handled(exception: Option<Obj<'_>>) {
+    let exception = exception.map_or(std::ptr::null_mut(), Obj::ptr);
+    // SAFETY: the thread is attached; takes a reference of its own. Null stands for nothing.
+    unsafe { c::PyErr_SetHandledException(exception) }
 }
 
 /// The exceptions of an `ExceptionGroup`; nothing for any other exception.

@@ -9,6 +9,7 @@ use super::parts::put;
 use super::protocol::{Protocol, reader_of};
 use super::{reader, writer};
 use crate::ffi::call::{dict, dict_set, string};
+use crate::ffi::exception::while_handling;
 use crate::ffi::object::none_ref;
 use crate::ffi::{Obj, R, Ref};
 use crate::state::state;
@@ -50,8 +51,10 @@ pub fn connection_made(protocol: Obj<'_>, transport: Obj<'_>) -> R<Ref> {
         Ok(answer) => answer,
         Err(raised) if state().streams.quirks.reports_callback && raised.is_ordinary() => {
             let exc = raised.take();
-            report(event_loop.obj(), transport, exc.obj())?;
-            transport.call_method0(state().names.close.obj())?;
+            while_handling(exc.obj(), || {
+                report(event_loop.obj(), transport, exc.obj())?;
+                transport.call_method0(state().names.close.obj())
+            })?;
             this.strong_reader.clear();
             return Ok(none_ref());
         }

@@ -47,7 +47,7 @@ pub fn fatal_error(transport: Obj<'_>, args: Args<'_>) -> R<Ref> {
         Some(message) => crate::ffi::call::text(message)?,
         None => String::from("Fatal error on transport"),
     };
-    report::fatal(transport, exc.unwrap_or(none()), &message).map(|()| none_ref())
+    report::fatal_handled(transport, exc.unwrap_or(none()), &message).map(|()| none_ref())
 }
 
 pub fn call_connection_lost(transport: Obj<'_>, exc: Obj<'_>) -> R<Ref> {

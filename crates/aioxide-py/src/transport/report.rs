@@ -5,14 +5,20 @@
 
 use super::base::{Fields, fields};
 use crate::ffi::call::{dict, dict_set, int, string};
+use crate::ffi::exception::while_handling;
 use crate::ffi::object::none;
 use crate::ffi::{Obj, R, Raised, Ref, builtin, error};
 use crate::state::state;
 use aioxide_core::stream::Rules;
 
 /// `_fatal_error(exc, message)`: an everyday event is only logged in debug mode, anything else goes
-/// to the exception handler; then the connection is given up.
+/// to the exception handler; then the connection is given up. This is where `exc` is handled.
 pub fn fatal(transport: Obj<'_>, exc: Obj<'_>, message: &str) -> R<()> {
+    while_handling(exc, || fatal_handled(transport, exc, message))
+}
+
+/// As `fatal`, for an exception that somebody else handles, or nobody.
+pub fn fatal_handled(transport: Obj<'_>, exc: Obj<'_>, message: &str) -> R<()> {
     let this = fields(transport);
     super::write::settle(transport, this)?;
     if !is_everyday(this, exc)? {
@@ -51,7 +57,10 @@ pub fn report_callback(transport: Obj<'_>, raised: Raised, message: &str) -> R<(
         return Err(raised);
     }
     let exc = raised.take();
-    tell_handler(transport, fields(transport), exc.obj(), message)
+    let this = fields(transport);
+    while_handling(exc.obj(), || {
+        tell_handler(transport, this, exc.obj(), message)
+    })
 }
 
 fn tell_handler(transport: Obj<'_>, this: &Fields, exc: Obj<'_>, message: &str) -> R<()> {
@@ -89,7 +98,9 @@ pub fn report_escaped(transport: Obj<'_>, raised: Raised, method: &str) -> R<()>
         (names.exception.obj(), exc.obj()),
         (names.transport.obj(), transport),
     ];
-    call_handler(event_loop.obj(), &message, &items)
+    while_handling(exc.obj(), || {
+        call_handler(event_loop.obj(), &message, &items)
+    })
 }
 
 /// `loop.call_exception_handler({'message': message, **items})`.

@@ -23,6 +23,7 @@ use super::tls::{self, Making};
 use super::{address, report};
 use crate::event_loop;
 use crate::ffi::call::{import, int, interned};
+use crate::ffi::exception::while_handling;
 use crate::ffi::object::{none, none_ref};
 use crate::ffi::{Args, Obj, R, Raised, Ref, Signature, Slot, context};
 use crate::state::state;
@@ -200,14 +201,14 @@ fn pause(event_loop: Obj<'_>, serving: &Serving<'_>, error: &io::Error) -> R<()>
         .transport_socket
         .obj()
         .call1(serving.socket)?;
-    report::call_handler(
-        event_loop,
-        "socket.accept() out of system resource",
-        &[
-            (names.exception.obj(), exc.obj()),
-            (names.socket.obj(), wrapped.obj()),
-        ],
-    )?;
+    let items = [
+        (names.exception.obj(), exc.obj()),
+        (names.socket.obj(), wrapped.obj()),
+    ];
+    let message = "socket.accept() out of system resource";
+    while_handling(exc.obj(), || {
+        report::call_handler(event_loop, message, &items)
+    })?;
     let fd = fileno(serving.socket)?;
     event_loop
         .getattr_str(c"_remove_reader")?
@@ -358,7 +359,9 @@ fn connection_failed(event_loop: Obj<'_>, exc: Ref, made: &[Option<Ref>; 2]) -> 
         }
     }
     let message = "Error on transport creation for incoming connection";
-    report::call_handler(event_loop, message, &items)
+    while_handling(exc.obj(), || {
+        report::call_handler(event_loop, message, &items)
+    })
 }
 
 /// `loop._accept_ssl(...)`, which takes the socket over.

@@ -209,7 +209,7 @@ fn fatal_error(protocol: Obj<'_>, args: Args<'_>) -> R<Ref> {
     let [exc, message] = args.bind::<2>(&FATAL)?;
     let message = message.map(crate::ffi::call::text).transpose()?;
     let message = message.as_deref().unwrap_or(report::ON_TRANSPORT);
-    report::fatal(protocol, exc.unwrap_or(none()), message).map(|()| none_ref())
+    report::fatal_handled(protocol, exc.unwrap_or(none()), message).map(|()| none_ref())
 }
 
 const WAKE: Signature = Signature {

@@ -6,6 +6,7 @@
 use super::fields::fields;
 use super::run::force_close;
 use crate::ffi::call::string;
+use crate::ffi::exception::while_handling;
 use crate::ffi::{Obj, R, Slot, builtin, error};
 use crate::state::state;
 use crate::transport::report::{call_handler, log_debug_of};
@@ -14,8 +15,14 @@ use crate::transport::report::{call_handler, log_debug_of};
 pub const ON_TRANSPORT: &str = "Fatal error on transport";
 
 /// `_fatal_error(exc, message)`: forces the transport below closed; an `OSError` is an everyday
-/// event and only logged in debug mode, anything else goes to the exception handler.
+/// event and only logged in debug mode, anything else goes to the exception handler. This is where
+/// `exc` is handled.
 pub fn fatal(protocol: Obj<'_>, exc: Obj<'_>, message: &str) -> R<()> {
+    while_handling(exc, || fatal_handled(protocol, exc, message))
+}
+
+/// As `fatal`, for an exception that somebody else handles, or nobody.
+pub fn fatal_handled(protocol: Obj<'_>, exc: Obj<'_>, message: &str) -> R<()> {
     let this = fields(protocol);
     force_close(this, exc)?;
     if error::given_matches(exc, builtin::os_error().ptr()) {

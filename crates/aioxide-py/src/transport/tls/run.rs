@@ -15,6 +15,7 @@ use super::read::{self, End, Input};
 use super::timers::{arm, cancel_timer};
 use super::{report, write};
 use crate::ffi::call::dict_set;
+use crate::ffi::exception::while_handling;
 use crate::ffi::object::{boolean, none, none_ref};
 use crate::ffi::{Obj, R, Raised, Ref, builtin, error};
 use crate::state::state;
@@ -340,7 +341,9 @@ fn ask_app(protocol: Obj<'_>, this: &Fields, name: Obj<'_>, what: &str) -> R<()>
         Err(raised) if !raised.is_exit() => {
             let exc = raised.take();
             let message = format!("protocol.{what}_writing() failed");
-            report::tell_handler(protocol, &this.app_transport, exc.obj(), &message)
+            while_handling(exc.obj(), || {
+                report::tell_handler(protocol, &this.app_transport, exc.obj(), &message)
+            })
         }
         result => result.map(drop),
     }

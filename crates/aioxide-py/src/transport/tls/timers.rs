@@ -43,7 +43,7 @@ pub fn check_handshake_timeout(protocol: Obj<'_>) -> R<Ref> {
         "SSL handshake is taking longer than {seconds} seconds: aborting the connection"
     ))?;
     let exc = builtin::connection_aborted_error().call1(message.obj())?;
-    report::fatal(protocol, exc.obj(), report::ON_TRANSPORT)?;
+    report::fatal_handled(protocol, exc.obj(), report::ON_TRANSPORT)?;
     // Behind the loss of the connection, which says so first where there is one to lose.
     let wake = protocol.getattr(state().names._wakeup_waiter.obj())?;
     this.call_soon(wake.obj(), &[exc.obj()])
