@@ -8,18 +8,14 @@ import weakref
 
 import pytest
 
-pytestmark = pytest.mark.kinds("all")
+from rows import Value, var
 
-var = contextvars.ContextVar("var", default="unset")
+pytestmark = pytest.mark.kinds("all")
 
 
 def context_of(handle):
     """The context of a handle: the method came with 3.12."""
     return handle._context
-
-
-class Value:
-    """Something that weak references can refer to."""
 
 
 def test_a_handles_context_is_one_object_before_during_and_after(lib):
@@ -72,21 +68,6 @@ def test_a_token_keeps_the_tasks_context(lib):
         await asyncio.gather(*[body(value) for value in range(3)])
 
     lib.run(main())
-
-
-def test_a_token_of_a_callback_is_of_no_use_in_the_next(lib):
-    tokens = []
-
-    def reset():
-        try:
-            var.reset(tokens[0])
-        except ValueError as error:
-            lib.note(str(error).partition(" at ")[0].partition(" var=")[0])
-
-    lib.loop.call_soon(lambda: tokens.append(var.set("there")))
-    lib.turns()
-    lib.loop.call_soon(reset)
-    lib.turns()
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="Task.get_context() came with 3.12")

@@ -1,6 +1,5 @@
-"""Handles in the queue: kept by somebody or nobody, in cycles, and their contexts in a row."""
+"""Handles in the queue: kept by somebody or nobody, in cycles, made again of old ones."""
 
-import contextvars
 import functools
 import gc
 import warnings
@@ -8,60 +7,9 @@ import weakref
 
 import pytest
 
+from rows import WAYS, Value, nothing, run_inside, schedule, var
+
 pytestmark = pytest.mark.kinds("all")
-
-var = contextvars.ContextVar("var", default="unset")
-
-
-class Value:
-    """Something that weak references can refer to."""
-
-
-class Last:
-    """Notes what the variable is when the object dies."""
-
-    def __init__(self, lib):
-        self.lib = lib
-
-    def __del__(self):
-        self.lib.note("died with", var.get())
-
-    def method(self, *args):
-        self.lib.note("called with", args)
-
-
-class LastList(list):
-    """The same, with methods that are C's."""
-
-    def __init__(self, lib):
-        self.last = Last(lib)
-
-
-def nothing(*args):
-    """Return at once."""
-
-
-def run_inside(lib, body, turns=4):
-    """Run a function in a turn, and more turns after it, in one run."""
-
-    def count(left):
-        if left:
-            lib.loop.call_soon(count, left - 1)
-        else:
-            lib.loop.stop()
-
-    lib.loop.call_soon(body)
-    lib.loop.call_soon(count, turns - 1)
-    lib.loop.run_forever()
-
-
-def schedule(lib, method, *args):
-    """Schedule a call for the next turn, in one of the ways there are."""
-    when = {"call_later": [-1], "call_at": [0]}.get(method, [])
-    return getattr(lib.loop, method)(*when, *args)
-
-
-WAYS = ["call_soon", "call_soon_threadsafe", "call_later", "call_at"]
 
 
 @pytest.mark.parametrize("method", WAYS)
@@ -254,153 +202,44 @@ def test_handles_with_fewer_arguments_after_those_with_more(lib):
             run_inside(lib, functools.partial(schedule, lib, method, some, *range(count)))
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 4])
-def test_an_object_that_dies_with_its_handle_dies_outside_its_context(lib, count):
-    def body(add):
-        var.set("of the callback")
-        add()
+def test_handles_of_a_loop_that_debugged_leave_nothing_to_the_next(lib):
+    def body():
+        before = lib.loop.call_soon(nothing)
+        lib.loop.set_debug(True)
+        before.cancel()
+        lib.loop.set_debug(False)
+        lib.loop.call_soon(lib.loop.call_soon, between)
 
-    def add():
-        last = Last(lib)
-        # In their turn after one without a trace, so that its context is a first one's or not.
+    def between():
+        look()
+        lib.loop.set_debug(True)
         lib.loop.call_soon(nothing)
-        lib.loop.call_soon(last.method, *range(count))
-        lib.loop.call_soon(nothing)
-        lib.loop.call_soon(nothing, *range(count), Last(lib))
-        lib.loop.call_soon(functools.partial(nothing, Last(lib)), *range(count))
-        lib.loop.call_soon(Last(lib).__init__, lib)
-        lib.loop.call_soon(LastList(lib).append, 1)
-        # An exact type of the interpreter's, that is, too, a container.
-        lib.loop.call_soon(nothing, [Last(lib)], "".join(["a", "b"]))
-        lib.loop.call_soon(nothing)
-        lib.loop.call_soon_threadsafe(nothing, Last(lib))
-        lib.loop.call_soon(nothing)
-        lib.loop.call_later(-1, nothing, *range(count), Last(lib))
-        lib.loop.call_later(-1, nothing)
-        # Whoever looks at it meanwhile lets it go outside of the context, too.
-        found.append(weakref.ref(lib.loop.call_soon(nothing, Last(lib))))
+        lib.loop.call_soon(nothing).cancel()
+        lib.loop.call_soon(lib.loop.call_soon, after)
 
-    found = []
-    contextvars.copy_context().run(body, add)
-    run_inside(lib, functools.partial(body, add))
+    def after():
+        lib.loop.set_debug(False)
+        lib.loop.call_soon(look)
+
+    def look():
+        handles = [lib.loop.call_soon(nothing) for _ in range(8)]
+        lib.note([repr(handle) for handle in handles])
+        lib.note([(handle._repr, handle._source_traceback) for handle in handles])
+
+    run_inside(lib, body, turns=9)
 
 
-@pytest.mark.parametrize("method", WAYS)
-def test_a_weak_reference_to_a_callback_is_told_outside_its_context(lib, method):
-    kept, told = [], []
-
-    def body():
-        var.set("of the callback")
-        # Bound methods of Python and of C, whose owners live on.
-        for callback in (told.append, Last.method.__get__(owner)):
-            watch = weakref.ref(callback, lambda _: lib.note("let go with", var.get()))
-            kept.append(watch)
-            schedule(lib, method, nothing)
-            schedule(lib, method, callback, 1)
-
-    owner = Last(lib)
-    run_inside(lib, lambda: contextvars.copy_context().run(body))
-    lib.note(told, [watch() for watch in kept])
-
-
-def test_callbacks_in_a_row_see_the_variables_of_their_own(lib):
-    def change(value):
-        lib.note(value, var.get())
-        var.set(value)
-
-    def body():
-        lib.loop.call_soon(lib.note, "first")
-        lib.loop.call_soon(change, 1)
-        lib.loop.call_soon(change, 2)
-        var.set("of the body")
-        lib.loop.call_soon(change, 3)
-        lib.loop.call_soon(change, 4, context=contextvars.Context())
-        lib.loop.call_soon(change, 5)
-        lib.loop.call_later(0, change, 6)
-        lib.loop.call_soon_threadsafe(change, 7)
-
-    run_inside(lib, body)
-    lib.note(var.get())
-
-
-def test_a_token_is_of_no_use_in_the_next_callback_of_the_turn(lib):
-    tokens = []
-
-    def reset():
-        try:
-            var.reset(tokens[0])
-        except ValueError as error:
-            lib.note(str(error).partition(" at ")[0].partition(" var=")[0])
-
-    def body():
-        lib.loop.call_soon(lib.note, "first")
-        lib.loop.call_soon(lambda: tokens.append(var.set("there")))
-        lib.loop.call_soon(reset)
-
-    run_inside(lib, body)
-
-
-def test_variables_that_are_set_and_reset_are_as_before_for_the_next(lib):
-    def body():
-        var.set("of the body")
-        for value in range(3):
-            lib.loop.call_soon(set_and_reset, value)
-
-    def set_and_reset(value):
-        token = var.set(value)
-        lib.note(var.get())
-        var.reset(token)
-        lib.note(var.get())
-
-    run_inside(lib, body)
-
-
-def test_a_turn_inside_a_callback_has_contexts_of_its_own(lib):
-    def outer():
-        var.set("of the outer one")
-        lib.loop.call_soon(lib.note, "between")
-        lib.loop._run_once()
-        lib.note("outer", var.get())
-
-    def fill():
-        # asyncio's outer turn has taken all that was there, and goes on to count.
-        for _ in range(3):
-            lib.loop.call_soon(nothing)
-
-    def inner():
-        lib.note("inner", var.get())
-        var.set("of the inner one")
-        fill()
-
-    def body():
-        var.set("of the body")
-        lib.loop.call_soon(lib.note, "first")
-        lib.loop.call_soon(outer)
-        lib.loop.call_soon(inner)
-
-    run_inside(lib, body)
-
-
-def test_a_turn_inside_an_unchanged_context_does_not_share_it(lib):
-    def outer():
-        lib.loop._run_once()
-        lib.note("outer", var.get())
-
-    def fill():
-        # asyncio's outer turn has taken all that was there, and goes on to count.
-        for _ in range(3):
-            lib.loop.call_soon(nothing)
-
-    def inner():
-        var.set("of the inner one")
-        fill()
-
-    def body():
-        lib.loop.call_soon(lib.note, "first")
-        lib.loop.call_soon(outer)
-        lib.loop.call_soon(inner)
-
-    run_inside(lib, body)
+@pytest.mark.parametrize("method", ["call_later", "call_at"])
+def test_a_timer_handle_is_not_scheduled_once_it_ran(lib, method):
+    handle = schedule(lib, method, nothing)
+    failing = schedule(lib, method, lib.catch)
+    seen = lib.contexts()
+    lib.turns(2)
+    lib.note(handle._scheduled, failing._scheduled, len(seen))
+    lib.loop.call_soon(lambda: kept.append(schedule(lib, method, nothing)))
+    kept = []
+    lib.turns(3)
+    lib.note(kept[0]._scheduled)
 
 
 @pytest.mark.parametrize("method", WAYS)
@@ -420,33 +259,3 @@ def test_a_callback_that_fails_is_reported_with_its_handle(lib, method):
     run_inside(lib, body)
     handle = seen[0]["handle"]
     lib.note(seen, handle.cancelled(), handle._context[var], gc.is_tracked(handle), tokens)
-
-
-def test_the_context_is_left_when_an_exit_ends_the_run(lib):
-    def leave():
-        var.set("of the callback")
-        raise SystemExit("enough")
-
-    def body():
-        lib.loop.call_soon(lib.note, "first")
-        lib.loop.call_soon(leave)
-        lib.loop.call_soon(lib.note, "after the exit")
-
-    lib.loop.call_soon(body)
-    lib.catch(lib.loop.run_forever)
-    lib.note(var.get())
-    lib.turns()
-
-
-def test_the_context_is_left_when_the_run_ends(lib):
-    before = contextvars.copy_context()
-
-    def stop():
-        lib.loop.stop()
-
-    for _ in range(3):
-        lib.loop.call_soon(stop)
-        lib.loop.run_forever()
-        lib.note(list(contextvars.copy_context().items()) == list(before.items()))
-        token = var.set("outside")
-        var.reset(token)
