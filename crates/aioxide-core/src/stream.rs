@@ -24,7 +24,8 @@
 //! 3. Bytes leave in the order of their writes. An idle stream's write leaves at once if nothing
 //!    else waits to run in the turn; otherwise, and if it wrote in this turn already or in pieces
 //!    the last time, its writes are held to the turn's end and leave together. They are not held
-//!    for whoever asks for the size, closes, or passes high water or [`HELD_BYTES_MAX`].
+//!    for whoever asks for the size, closes, or passes high water or [`HELD_BYTES_MAX`]; nor is a
+//!    large answer of a protocol to what it is just told.
 //!
 //! Pipes differ in details, which [`Rules`] name: closing, end of stream, ignored writes.
 //!
@@ -313,7 +314,7 @@ impl<C: AsRef<[u8]>> Stream<C> {
         if self.refuses() {
             return self.count_lost_write();
         }
-        let held = self.holds(moment);
+        let held = self.holds(len, moment);
         if self.queue.is_empty() && (!held || len > HELD_BYTES_MAX) {
             WritePlan::SendNow
         } else {
@@ -381,7 +382,7 @@ impl<C: AsRef<[u8]>> Stream<C> {
         if self.queue.is_empty() {
             return Step::default();
         }
-        if self.holds(moment) {
+        if self.holds(self.queue.size_bytes(), moment) {
             return Step::at(Phase::Queued);
         }
         Step::at(Phase::Flush)

@@ -114,6 +114,7 @@ impl Driver {
         is_held.then_some(Moment {
             turn: self.turn + 1,
             is_busy: self.is_busy,
+            is_answer: !self.is_busy,
         })
     }
 

@@ -22,14 +22,20 @@ pub(super) const HELD_BYTES_MAX_IN_STREAK: usize = 512 * 1024;
 /// peer who is slow never lets it come to that, so nothing more waits in memory for him.
 pub(super) const STREAK_BYTES: u32 = 4 * 1024 * 1024;
 
+/// An answer of at least this size leaves at once: to hold it would save little beside its bytes,
+/// and what it was made of stays in memory until the turn's end, for each connection.
+pub(super) const ANSWER_BYTES_MIN: usize = 16 * 1024;
+
 impl<C: AsRef<[u8]>> Stream<C> {
-    /// A write happens: whether it is held to the end of the turn.
-    pub(super) fn holds(&mut self, moment: Option<Moment>) -> bool {
+    /// A write of `len` bytes happens: whether it is held to the end of the turn.
+    pub(super) fn holds(&mut self, len: usize, moment: Option<Moment>) -> bool {
         let Some(moment) = moment else {
             return false;
         };
         let again = self.written_turn == moment.turn;
-        let held = moment.is_busy || again || self.piecewise;
+        let is_in_pieces = again || self.piecewise;
+        let is_large_answer = moment.is_answer && len >= ANSWER_BYTES_MIN;
+        let held = moment.is_busy || (is_in_pieces && !is_large_answer);
         self.written_turn = moment.turn;
         self.piecewise = again;
         // What waits for the kernel does not wait for the turn.

@@ -26,6 +26,8 @@ pub struct Moment {
     /// Whether more is to run in this turn, or others' writes are held already: a write that left
     /// at once would overtake them.
     pub is_busy: bool,
+    /// Whether a protocol answers what it is just told: nothing runs between two such answers.
+    pub is_answer: bool,
 }
 
 /// What to do with data given to `write()`.

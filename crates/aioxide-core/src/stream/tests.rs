@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::driver::{Driver, agree};
-use super::hold::{HELD_BYTES_MAX_IN_STREAK, STREAK_BYTES};
+use super::hold::{ANSWER_BYTES_MIN, HELD_BYTES_MAX_IN_STREAK, STREAK_BYTES};
 use super::model::{Call, Kernel, Op, Seen};
 use super::*;
 use proptest::prelude::*;
@@ -238,6 +238,7 @@ fn resumed_writer_is_held_and_still_hears_of_room() {
     let moment = Moment {
         turn: 1,
         is_busy: true,
+        is_answer: false,
     };
     assert_eq!(stream.handle_write(1, Some(moment)), WritePlan::Queue);
     assert_eq!(stream.handle_held(b"d".to_vec()), Ok(true));
@@ -246,6 +247,38 @@ fn resumed_writer_is_held_and_still_hears_of_room() {
     let step = stream.handle_blocked();
     assert_eq!(told(&mut stream, step), [Action::Interest]);
     assert!(stream.wants_write());
+}
+
+#[test]
+fn large_answers_are_not_held() {
+    let mut stream: Stream<Vec<u8>> = Stream::default();
+    let moment = |turn, is_busy, is_answer| {
+        Some(Moment {
+            turn,
+            is_busy,
+            is_answer,
+        })
+    };
+    let answer = moment(1, false, true);
+    assert_eq!(stream.handle_write(9, answer), WritePlan::SendNow);
+    assert_eq!(
+        stream.handle_write(ANSWER_BYTES_MIN, answer),
+        WritePlan::SendNow
+    );
+    // Small ones are, in the turn in which something was written and, in pieces, in the next.
+    assert_eq!(
+        stream.handle_write(ANSWER_BYTES_MIN - 1, answer),
+        WritePlan::Queue
+    );
+    for (turn, is_busy, is_answer, plan) in [
+        (2, false, true, WritePlan::SendNow),
+        (2, true, true, WritePlan::Queue),
+        (2, false, false, WritePlan::Queue),
+        (3, false, false, WritePlan::Queue),
+    ] {
+        let moment = moment(turn, is_busy, is_answer);
+        assert_eq!(stream.handle_write(ANSWER_BYTES_MIN, moment), plan);
+    }
 }
 
 #[test]

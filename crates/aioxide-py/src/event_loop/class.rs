@@ -51,6 +51,7 @@ impl LoopFields {
             unflushed: RefCell::default(),
             held_since_ns: Cell::new(0),
             behind: Cell::new(super::flush::NO_ENTRY),
+            is_read: Cell::new(false),
             trusted: RefCell::default(),
             trusting_polls: Cell::new(0),
             stale_polls: Cell::new(0),

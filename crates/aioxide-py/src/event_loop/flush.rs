@@ -33,7 +33,17 @@ impl LoopFields {
         (behind != NO_ENTRY).then(|| Moment {
             turn: self.turn_number.get(),
             is_busy: behind > 0 || self.held_since_ns.get() != 0,
+            is_answer: self.is_read.get(),
         })
+    }
+
+    /// Runs `body`, in which a protocol is told what was received: what it writes is its answer.
+    #[inline]
+    pub fn telling<T>(&self, body: impl FnOnce() -> T) -> T {
+        self.is_read.set(true);
+        let result = body();
+        self.is_read.set(false);
+        result
     }
 
     /// Has `flush(transport)` called at the end of this turn, or earlier if that is far.

@@ -165,6 +165,8 @@ pub struct LoopFields {
     /// Entries of the turn for which the running one holds its writes; [`flush::NO_ENTRY`] while
     /// none runs.
     behind: Cell<usize>,
+    /// A protocol is being told what was received.
+    is_read: Cell<bool>,
     /// Sockets that operations wait for without having asked the kernel.
     trusted: RefCell<Vec<Token>>,
     /// Polls since those were looked at.

@@ -65,6 +65,12 @@ impl Place {
     }
 }
 
+/// The same bytes, seen as perhaps initialised ones.
+fn as_room(content: &[u8]) -> &[MaybeUninit<u8>] {
+    // SAFETY: every initialised byte is a perhaps initialised one; borrowed as long as `content`.
+    unsafe { std::slice::from_raw_parts(content.as_ptr().cast(), content.len()) }
+}
+
 /// The objects that were handed out, least recently used first.
 #[derive(Default)]
 pub struct Shelf(RefCell<Places>);
@@ -101,39 +107,46 @@ impl Places {
 impl Shelf {
     /// A `bytes` object with a copy of `content`: one that nobody has any more, or a new one.
     pub fn copy(&self, content: &[u8]) -> R<Ref> {
-        let place = self.find(content.len())?;
-        let source = content.as_ptr().cast::<MaybeUninit<u8>>();
-        // SAFETY: initialised bytes seen as perhaps initialised ones; `find` gave at least as many.
-        let source = unsafe { std::slice::from_raw_parts(source, content.len()) };
-        place.room(content.len()).copy_from_slice(source);
-        place.set_len(content.len());
+        self.join(content, &[])
+    }
+
+    /// The same of two contents, one behind the other.
+    fn join(&self, first: &[u8], second: &[u8]) -> R<Ref> {
+        let len = first.len() + second.len();
+        let place = self.find(len)?;
+        let (front, back) = place.room(len).split_at_mut(first.len());
+        front.copy_from_slice(as_room(first));
+        back.copy_from_slice(as_room(second));
+        place.set_len(len);
         Ok(self.hand_out(place))
     }
 
-    /// What `receive` puts into a place for `most` bytes, as an object of that many bytes as it
-    /// says: the place itself, or a copy if that is much larger.
-    pub fn receive(
+    /// What `receive` puts into a place for `most` bytes, as many as it says, and what it received
+    /// elsewhere behind that, as one object: the place itself, or a copy if the place is too small
+    /// or much too large.
+    pub fn receive<'a>(
         &self,
         most: usize,
-        receive: impl FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<usize>,
+        receive: impl FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<(usize, &'a [u8])>,
     ) -> R<io::Result<Ref>> {
         let place = self.find(most)?;
         let received = receive(place.room(most));
-        let len = match received {
-            Ok(len) => len.min(most),
+        let (len, behind) = match received {
+            Ok((len, behind)) => (len.min(most), behind),
             Err(error) => {
                 self.put(place);
                 return Ok(Err(error));
             }
         };
         place.set_len(len);
-        if len >= LARGE_BYTES_MIN && len * ROOM_SHARE_MIN >= place.room {
+        let whole = len + behind.len();
+        if behind.is_empty() && len >= LARGE_BYTES_MIN && len * ROOM_SHARE_MIN >= place.room {
             return Ok(Ok(self.hand_out(place)));
         }
         // Nobody else writes to it while it is off the shelf.
         let content = bytes::slice(place.object.obj()).unwrap_or_default();
-        let copied = match content.len() {
-            LARGE_BYTES_MIN.. => self.copy(content),
+        let copied = match whole {
+            LARGE_BYTES_MIN.. => self.join(content, behind),
             _ => bytes::new(content),
         };
         self.put(place);

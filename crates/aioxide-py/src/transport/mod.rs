@@ -76,6 +76,10 @@ pub fn is_stream_closing(transport: Obj<'_>) -> bool {
 /// A place for ciphertext that grew beyond this is not kept.
 const CIPHER_BYTES_MAX: usize = 256 * 1024;
 
+/// What is expected to be at least as long is received where it stays. Measured: an echo of 16 KiB
+/// is 2 % dearer so, for the read in two parts, one of 27 KB 1 % cheaper, one of 100 KiB 8 %.
+const STRAIGHT_BYTES_MIN: usize = 24 * 1024;
+
 /// What all transports of one loop share; lives in the loop.
 #[derive(Default)]
 pub struct PerLoop {
@@ -87,8 +91,8 @@ pub struct PerLoop {
     shelf: Shelf,
     /// Bytes of large reads since the last poll that somebody has kept.
     kept_bytes: Cell<usize>,
-    /// Whether the last read was a large one, so that the next is expected to be.
-    expects_large: Cell<bool>,
+    /// How long the next read is expected to be if the last was a large one, else zero.
+    large_len: Cell<usize>,
     /// Landing place of datagrams, made at the first ones; taken out while they are delivered.
     batch: RefCell<Option<Box<ReceiveBatch>>>,
     /// A `bytearray` where TLS plaintext is collected, made at the first need.
@@ -103,10 +107,14 @@ pub struct PerLoop {
 }
 
 impl PerLoop {
-    /// Receives once into the shared place and copies what came into `bytes` of the exact size.
-    /// The outer error is Python's, the inner one the kernel's.
+    /// Receives once into the shared place and copies what came into `bytes` of the exact size; or
+    /// straight into those, where it is expected to be large. The outer error is Python's, the
+    /// inner one the kernel's.
     #[inline]
     fn receive(&self, fd: BorrowedFd<'_>, rules: Rules) -> R<io::Result<Ref>> {
+        if self.expects_more_than_a_copy() && rules == Rules::Socket {
+            return self.receive_expected(fd);
+        }
         let mut place = self.receive.borrow_mut();
         let place = place.get_or_insert_default();
         let received = match rules {
@@ -117,6 +125,21 @@ impl PerLoop {
             Ok(content) => self.copy(content).map(Ok),
             Err(error) => Ok(Err(error)),
         }
+    }
+
+    /// The same for what is expected to be large: it is received where it stays, unless it is
+    /// longer than expected.
+    #[inline(never)]
+    fn receive_expected(&self, fd: BorrowedFd<'_>) -> R<io::Result<Ref>> {
+        let mut place = self.receive.borrow_mut();
+        let place = place.get_or_insert_default();
+        let received = self
+            .shelf
+            .receive(self.large_len.get(), |room| place.receive_behind(fd, room))?;
+        if let Ok(data) = &received {
+            self.note_len(bytes::slice(data.obj()).map_or(0, <[u8]>::len));
+        }
+        Ok(received)
     }
 
     /// The same for somebody who takes pieces of `len` bytes: the first is received where it stays,
@@ -133,7 +156,7 @@ impl PerLoop {
         let first = self.shelf.receive(len, |room| {
             let (in_first, others) = place.receive_behind(fd, room)?;
             behind = others;
-            Ok(in_first)
+            Ok((in_first, &[]))
         })?;
         let Ok(first) = first else {
             return Ok(first);
@@ -141,23 +164,37 @@ impl PerLoop {
         for piece in behind.chunks(len) {
             rest.push(self.copy(piece)?);
         }
-        let first_len = bytes::slice(first.obj()).map_or(0, <[u8]>::len);
-        self.expects_large.set(first_len >= LARGE_BYTES_MIN);
+        self.note_len(bytes::slice(first.obj()).map_or(0, <[u8]>::len));
         Ok(Ok(first))
     }
 
     /// Whether the next read is expected to be a large one.
     #[inline]
     fn expects_large(&self) -> bool {
-        self.expects_large.get()
+        self.large_len.get() > 0
+    }
+
+    /// Whether it is expected to be so large that to copy it is dearer than to find it a place.
+    #[inline]
+    fn expects_more_than_a_copy(&self) -> bool {
+        self.large_len.get() >= STRAIGHT_BYTES_MIN
+    }
+
+    /// So much was received. What is shorter than expected lowers the expectation a little only:
+    /// messages are received in pieces of any length.
+    #[inline]
+    fn note_len(&self, len: usize) {
+        self.large_len.set(match len {
+            LARGE_BYTES_MIN.. => len.max(self.large_len.get() - self.large_len.get() / 8),
+            _ => 0,
+        });
     }
 
     /// What was received, for a protocol to look at: a copy of `content` in `bytes` of its size.
     #[inline]
     fn copy(&self, content: &[u8]) -> R<Ref> {
-        let is_large = content.len() >= LARGE_BYTES_MIN;
-        self.expects_large.set(is_large);
-        if is_large {
+        self.note_len(content.len());
+        if content.len() >= LARGE_BYTES_MIN {
             return self.shelf.copy(content);
         }
         self.spare.copy(content)
@@ -200,10 +237,13 @@ impl PerLoop {
 
     fn receive_large(&self, fd: BorrowedFd<'_>, max: usize) -> R<io::Result<Ref>> {
         let max = max.min(READ_MAX_BYTES);
-        let received = self.shelf.receive(max, |room| sys::recv(fd, room))?;
+        let received = self.shelf.receive(max, |room| {
+            let len = sys::recv(fd, room)?;
+            Ok((len, &[]))
+        })?;
         if let Ok(data) = &received {
             let len = bytes::slice(data.obj()).map_or(0, <[u8]>::len);
-            self.expects_large.set(len >= LARGE_BYTES_MIN);
+            self.note_len(len);
             self.note_kept(len);
         }
         Ok(received)

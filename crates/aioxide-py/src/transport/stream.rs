@@ -13,6 +13,7 @@ use std::io;
 
 use aioxide_core::backend::Readiness;
 use aioxide_core::backend::sys::{self, Shutdown};
+use aioxide_core::buf::READ_MAX_BYTES;
 use aioxide_core::stream::{Action, Rules, Step};
 
 use super::PerLoop;
@@ -21,9 +22,10 @@ use super::report::{self, fatal, fatal_callback};
 use super::sendfile;
 use super::tls;
 use super::write::{flush_later, settle, transmit, transmit_held};
-use crate::event_loop;
+use crate::event_loop::{self, LoopFields};
 use crate::ffi::buffer::Buffer;
 use crate::ffi::object::{none, none_ref};
+use crate::ffi::shelf::LARGE_BYTES_MIN;
 use crate::ffi::{Obj, R, Raised, Ref, builtin, bytes, context};
 use crate::state::state;
 use crate::streams;
@@ -80,11 +82,16 @@ fn read(transport: Obj<'_>, this: &Fields) -> R<()> {
     if this.is_tls.get() {
         return read_into_tls(transport, this);
     }
-    if this.is_buffered.get() {
-        return read_into_protocol(transport, this);
-    }
     let native = this.hold_loop()?;
-    let transports = native.transports();
+    if this.is_buffered.get() {
+        return native.telling(|| read_into_protocol(transport, this, &native));
+    }
+    native.telling(|| read_and_tell(transport, this, native.transports()))
+}
+
+/// One read for a `Protocol`.
+#[inline]
+fn read_and_tell(transport: Obj<'_>, this: &Fields, transports: &PerLoop) -> R<()> {
     if transports.expects_large() && this.rules == Rules::Socket {
         let protocol = this.protocol.get_or_none();
         if let Some(len) = streams::piece_len(protocol.obj()) {
@@ -138,8 +145,25 @@ fn hand_over(transport: Obj<'_>, this: &Fields, place: &PerLoop, data: Ref) -> R
     }
 }
 
-/// One read into the buffer of a `BufferedProtocol`.
-fn read_into_protocol(transport: Obj<'_>, this: &Fields) -> R<()> {
+/// Reads into the buffer of a `BufferedProtocol`: once, and again while all of a large buffer was
+/// filled and nothing was scheduled, until as much came as any other read may bring.
+fn read_into_protocol(transport: Obj<'_>, this: &Fields, native: &LoopFields) -> R<()> {
+    let mut left = READ_MAX_BYTES;
+    loop {
+        let before = native.scheduled();
+        let filled = read_buffer(transport, this)?;
+        left = left.saturating_sub(filled);
+        let is_more = filled >= LARGE_BYTES_MIN && left > 0;
+        let is_same = this.is_buffered.get() && !this.is_tls.get();
+        let goes_on = is_more && is_same && native.scheduled() == before;
+        if !goes_on || !this.with(|stream| stream.handle_readable()) {
+            return Ok(());
+        }
+    }
+}
+
+/// One read into the buffer of a `BufferedProtocol`: how much came, if that filled it.
+fn read_buffer(transport: Obj<'_>, this: &Fields) -> R<usize> {
     let names = &state().names;
     let protocol = this.protocol.get_or_none();
     let asked = ask_for_buffer(protocol.obj());
@@ -147,23 +171,30 @@ fn read_into_protocol(transport: Obj<'_>, this: &Fields) -> R<()> {
         Ok(target) => target,
         Err(raised) => {
             let message = "Fatal error: protocol.get_buffer() call failed.";
-            return fatal_callback(transport, raised, message);
+            return fatal_callback(transport, raised, message).map(|()| 0);
         }
     };
+    let mut room = 0;
     let received = match Buffer::writable(target.obj()) {
-        Ok(mut buffer) => this
-            .descriptor
-            .with(&this.socket, |fd| sys::recv(fd, buffer.as_room())),
+        Ok(mut buffer) => {
+            let target = buffer.as_room();
+            room = target.len();
+            this.descriptor
+                .with(&this.socket, |fd| sys::recv(fd, target))
+        }
         Err(raised) => match receive_into_odd(this, target.obj(), raised) {
             Ok(len) => Ok(len),
-            Err(raised) => return fatal_callback(transport, raised, READ_FAILED),
+            Err(raised) => {
+                return fatal_callback(transport, raised, READ_FAILED).map(|()| 0);
+            }
         },
     };
     let len = match received {
-        Ok(0) => return read_eof(transport, this),
+        Ok(0) => return read_eof(transport, this).map(|()| 0),
         Ok(len) => len,
-        Err(error) => return read_failed(transport, &error),
+        Err(error) => return read_failed(transport, &error).map(|()| 0),
     };
+    let filled = if len == room { len } else { 0 };
     let len = crate::ffi::call::uint(len as u64)?;
     // Looked up again, as asyncio does: `get_buffer()` may have put another one in place.
     let protocol = this.protocol.get_or_none();
@@ -171,10 +202,10 @@ fn read_into_protocol(transport: Obj<'_>, this: &Fields) -> R<()> {
         .obj()
         .call_method1(names.buffer_updated.obj(), len.obj())
     {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(filled),
         Err(raised) => {
             let message = "Fatal error: protocol.buffer_updated() call failed.";
-            fatal_callback(transport, raised, message)
+            fatal_callback(transport, raised, message).map(|()| 0)
         }
     }
 }
