@@ -150,3 +150,54 @@ async def test_reads_of_one_size(lib: Any, size: int) -> None:
         lib.note(await reader.read(size), reader.at_eof())
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize("receiver", [sock_receiver, stream_receiver], ids=["sock", "stream"])
+@on_loop
+async def test_fewer_at_once(lib: Any, receiver: Any) -> None:
+    """Where each of many brings much that is kept, ours asks the kernel for a part of them."""
+    loop = asyncio.get_running_loop()
+    count = 40
+    kept: list[bytes] = []
+    # How many were taken in each turn in which any were; `end_turn` makes the loop a busy one.
+    taken: list[int] = []
+    is_turn = False
+    all_came = loop.create_future()
+
+    def end_turn() -> None:
+        nonlocal is_turn
+        is_turn = False
+
+    async def take(receive: Receive) -> None:
+        nonlocal is_turn
+        while data := await receive(LARGE):
+            kept.append(data)
+            if not is_turn:
+                is_turn = True
+                taken.append(0)
+                loop.call_soon(end_turn)
+            taken[-1] += 1
+            if len(kept) % count == 0:
+                all_came.set_result(None)
+
+    async with contextlib.AsyncExitStack() as stack:
+        fars, tasks = [], []
+        for _ in range(count):
+            near, far = map(stack.enter_context, socket.socketpair())
+            near.setblocking(False)
+            fars.append(far)
+            receive = await stack.enter_async_context(receiver(near))
+            tasks.append(loop.create_task(take(receive)))
+        # What each brings is known when the first ones have come.
+        for _ in range(4):
+            taken.clear()
+            all_came = loop.create_future()
+            for far in fars:
+                far.sendall(bytes(LARGE))
+            # Not by turns: only a loop with nothing else to do asks for a part.
+            await all_came
+        assert taken[0] == count if lib.kind == "asyncio" else taken[0] == 8
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    lib.note(len(kept))

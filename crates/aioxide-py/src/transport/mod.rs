@@ -185,7 +185,7 @@ impl PerLoop {
     #[inline]
     fn note_len(&self, len: usize) {
         self.large_len.set(match len {
-            LARGE_BYTES_MIN.. => len.max(self.large_len.get() - self.large_len.get() / 8),
+            LARGE_BYTES_MIN.. => len.max(self.large_len.get() - self.large_len.get() / 64),
             _ => 0,
         });
     }
