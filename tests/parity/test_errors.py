@@ -431,3 +431,14 @@ def test_handler_runs_in_the_tasks_context_where_python_says_so(lib):
     lib.turns(2)
     del task
     gc.collect()
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_arguments_in_the_message(lib, debug):
+    # From 3.13 on only debug mode shows them.
+    seen = lib.contexts()
+    lib.loop.set_debug(debug)
+    lib.loop.call_soon(fail, 1, "two")
+    lib.loop.call_later(0, fail, 3)
+    lib.turns(2)
+    lib.note([context["message"] for context in seen])

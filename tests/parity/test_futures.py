@@ -7,6 +7,8 @@ import threading
 
 import pytest
 
+import aioxide
+
 pytestmark = pytest.mark.kinds("all")
 
 # The iterator of early versions answers a send() after the end with a SystemError.
@@ -306,3 +308,52 @@ def test_setting_from_another_thread_through_the_loop(lib):
         thread.join()
 
     lib.run(main)
+
+
+def listen(lib, future, listener):
+    """Have somebody told when a future is done; what must be kept for that."""
+
+    async def wait():
+        await future
+
+    if listener == "callback":
+        return future.add_done_callback(lib.note)
+    if listener == "gather":
+        return (asyncio.gather if lib.kind == "asyncio" else aioxide.gather)(future)
+    task = lib.loop.create_task(wait())
+    task._log_destroy_pending = False
+    lib.turns(2)
+    return task
+
+
+@pytest.mark.parametrize("listener", ["callback", "task", "gather"])
+@pytest.mark.parametrize("how", ["set_result", "set_exception", "cancel"])
+def test_an_outcome_after_the_loop_was_closed(lib, listener, how):
+    future = lib.loop.create_future()
+    kept = listen(lib, future, listener)
+    lib.loop.close()
+    outcome = {"set_result": [1], "set_exception": [LookupError("reason")], "cancel": []}[how]
+    lib.catch(getattr(future, how), *outcome)
+    lib.note(future.done(), future.cancelled() or future.exception())
+    del kept
+
+
+@pytest.mark.parametrize("listener", ["callback", "gather"])
+def test_an_outcome_from_another_thread_for_a_loop_that_debugs_by_now(lib, listener):
+    async def main():
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        kept = listen(lib, future, listener)
+        loop.set_debug(True)
+        await loop.run_in_executor(None, lib.catch, future.set_result, 1)
+        loop.set_debug(False)
+        lib.note(future.done(), kept is None or kept.done())
+
+    lib.loop.run_until_complete(main())
+
+
+def test_a_future_remembers_where_it_was_made_in_debug_mode(lib):
+    for debug in (False, True, False):
+        lib.loop.set_debug(debug)
+        traceback = lib.Future(loop=lib.loop)._source_traceback
+        lib.note(traceback and traceback[-1].name)

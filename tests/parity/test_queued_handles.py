@@ -259,3 +259,17 @@ def test_a_callback_that_fails_is_reported_with_its_handle(lib, method):
     run_inside(lib, body)
     handle = seen[0]["handle"]
     lib.note(seen, handle.cancelled(), handle._context[var], gc.is_tracked(handle), tokens)
+
+
+def test_a_handle_that_is_made_by_hand_remembers_where_in_debug_mode(lib):
+    def make():
+        handle = type(lib.loop.call_soon(nothing))(nothing, (), lib.loop)
+        traceback = handle._source_traceback
+        lib.note(traceback and traceback[-1].name)
+
+    make()
+    lib.loop.set_debug(True)
+    make()
+    lib.loop.set_debug(False)
+    make()
+    lib.turns()
