@@ -20,6 +20,9 @@ fn main() {
     }
     pyo3_build_config::use_pyo3_cfgs();
     println!("cargo::rustc-env=AIOXIDE_BUILD={}", build());
+    // What is hot and what hardly ever runs lies apart; GNU's linker does so unasked, and says that
+    // it does not know the option.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,keep-text-section-prefix");
 }
 
 /// Says how the crate is compiled, for who measures it.
