@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -407,6 +408,32 @@ def test_stop_within_a_burst(lib: Any) -> None:
     lib.note(heard.data)
     loop.run_until_complete(heard.seen("DG", 10))
     lib.note(heard.data)
+    transport.close()
+    lib.turns(3)
+
+
+@pytest.mark.parametrize("where", ["the loop's thread", "another thread"])
+def test_a_call_from_a_thread_within_a_burst(lib: Any, where: str) -> None:
+    """What call_soon_threadsafe schedules runs before the next datagram."""
+    loop = lib.loop
+
+    def call(_: Any, data: bytes, __: Any) -> None:
+        lib.note("datagram", data)
+        args = lib.note, "called after", data
+        if where == "another thread":
+            thread = threading.Thread(target=loop.call_soon_threadsafe, args=args)
+            thread.start()
+            thread.join()
+        else:
+            loop.call_soon_threadsafe(*args)
+
+    transport, heard = loop.run_until_complete(
+        loop.create_datagram_endpoint(lambda: Catcher(datagram_received=call), local_addr=LOOPBACK)
+    )
+    with plain_udp() as peer:
+        for number in range(5):
+            peer.sendto(b"%d" % number, _name(transport))
+    loop.run_until_complete(heard.seen("DG", 5))
     transport.close()
     lib.turns(3)
 
