@@ -83,11 +83,27 @@ class Names:
         await io_turns()
         return "".join(self.resolver.begun)
 
+    async def cancel(self, names: str) -> None:
+        """Cancel lookups, one after the other."""
+        for name in names:
+            self.tasks[name].cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await self.tasks[name]
+
     async def finish(self) -> None:
         """Let everything end."""
         for name in self.tasks:
             self.resolver.let(name)
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+
+
+async def hanging(monkeypatch: pytest.MonkeyPatch, executor: Counting, names: str) -> Names:
+    """Look names up that hang, with an executor of four threads: three of them are at it."""
+    asked = Names(monkeypatch)
+    asked.loop.set_default_executor(executor)
+    asked.ask(names)
+    await asked.begun(3)
+    return asked
 
 
 @needs_ipv6
@@ -271,14 +287,8 @@ async def test_cancelled_in_the_queue(
     """A lookup that is cancelled before it has a thread is never asked; the others move up."""
     if not lib.native_loop:
         return  # has no queue
-    names = Names(monkeypatch)
-    names.loop.set_default_executor(executor)
-    names.ask("abcdefg")
-    await names.begun(3)
-    for name in "df":
-        names.tasks[name].cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await names.tasks[name]
+    names = await hanging(monkeypatch, executor, "abcdefg")
+    await names.cancel("df")
     names.resolver.let("a")
     assert (await names.begun(4))[3:] == "e"
     names.resolver.let("b")
@@ -294,14 +304,8 @@ async def test_cancelled_with_a_thread(
     """A lookup that is cancelled keeps its place while its thread is at it."""
     if not lib.native_loop:
         return  # has no places
-    names = Names(monkeypatch)
-    names.loop.set_default_executor(executor)
-    names.ask("abcde")
-    await names.begun(3)
-    for name in "abc":
-        names.tasks[name].cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await names.tasks[name]
+    names = await hanging(monkeypatch, executor, "abcde")
+    await names.cancel("abc")
     assert sorted(await names.begun(3)) == ["a", "b", "c"]
     names.resolver.let("b")
     assert (await names.begun(4))[3:] == "d"
@@ -316,10 +320,7 @@ async def test_cancelled_when_its_turn_has_come(
     """A turn that is not taken goes to the next in the queue."""
     if not lib.native_loop:
         return  # has no queue
-    names = Names(monkeypatch)
-    names.loop.set_default_executor(executor)
-    names.ask("abcdef")
-    await names.begun(3)
+    names = await hanging(monkeypatch, executor, "abcdef")
     end: Any = names.loop._end_lookup  # type: ignore[attr-defined]
 
     def end_and_cancel() -> None:
@@ -363,10 +364,7 @@ async def test_a_shut_executor(
     """Lookups that wait when the default executor is shut down are refused in its words."""
     if not lib.native_loop:
         return  # has no queue
-    names = Names(monkeypatch)
-    names.loop.set_default_executor(executor)
-    names.ask("abcde")
-    await names.begun(3)
+    names = await hanging(monkeypatch, executor, "abcde")
     shutting = asyncio.ensure_future(names.loop.shutdown_default_executor())
     await turns(3)
     for name in "abc":
