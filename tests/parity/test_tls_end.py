@@ -170,28 +170,15 @@ async def test_end_in_the_middle_of_a_record(lib: Any, route: str) -> None:
     seen.clear()
 
 
+@pytest.mark.parametrize("ending", ["close_notify", "cut"])
 @roles
 @on_loop
-async def test_end_while_paused(lib: Any, route: str) -> None:
-    """Data, goodbye and the end come to a paused transport: all is delivered on resuming."""
+async def test_end_while_paused(lib: Any, route: str, ending: str) -> None:
+    """Data and the end come to a paused transport: all is delivered on resuming."""
     async with tls_link(Recorder, route) as (transport, protocol, peer):
         transport.pause_reading()
-        peer.lower.send(peer.records(b"kept") + peer.farewell())
-        peer.shutdown()
-        await io_turns()
-        lib.note(protocol.calls)
-        transport.resume_reading()
-        await protocol.seen("CL")
-        lib.note(protocol.grammar, bytes(protocol.data), protocol.lost_with)
-
-
-@roles
-@on_loop
-async def test_cut_while_paused(lib: Any, route: str) -> None:
-    """The same without close_notify."""
-    async with tls_link(Recorder, route) as (transport, protocol, peer):
-        transport.pause_reading()
-        peer.send(b"kept")
+        goodbye = peer.farewell if ending == "close_notify" else bytes
+        peer.lower.send(peer.records(b"kept") + goodbye())
         peer.shutdown()
         await io_turns()
         lib.note(protocol.calls)
