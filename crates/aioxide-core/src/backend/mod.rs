@@ -46,8 +46,9 @@ const KEPT_BYTES_MAX: usize = 512 * 1024;
 /// Events that may bring any number of bytes: a wait should be worth its system call.
 const LARGE_EVENTS_MIN: usize = 4;
 
-/// Bytes of an event from which on it counts as large.
-const LARGE_EVENT_BYTES: usize = 16 * 1024;
+/// Bytes that whoever handles an event goes through beside what it brought: the kernel's and our
+/// part of a connection, a task and its frames. Roughly.
+const EVENT_OWN_BYTES: usize = 2 * 1024;
 
 /// What a registration wants to hear of.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug, Default)]
@@ -288,7 +289,9 @@ impl Events {
             self.kept_bytes_each = each;
         }
         self.limit = match self.kept_bytes_each {
-            each @ LARGE_EVENT_BYTES.. if is_idle => (KEPT_BYTES_MAX / each).max(LARGE_EVENTS_MIN),
+            each @ 1.. if is_idle => {
+                (KEPT_BYTES_MAX / (each + EVENT_OWN_BYTES)).max(LARGE_EVENTS_MIN)
+            }
             _ => EVENTS_MAX,
         };
     }

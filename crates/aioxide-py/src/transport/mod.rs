@@ -89,7 +89,7 @@ pub struct PerLoop {
     spare: Spare,
     /// The same of large reads, which whoever got them may have for longer.
     shelf: Shelf,
-    /// Bytes of large reads since the last poll that somebody has kept.
+    /// Bytes received since the last poll that somebody has kept.
     kept_bytes: Cell<usize>,
     /// How long the next read is expected to be if the last was a large one, else zero.
     large_len: Cell<usize>,
@@ -226,11 +226,14 @@ impl PerLoop {
         }
         let mut place = self.receive.borrow_mut();
         match place.get_or_insert_default().receive_some(fd, max) {
-            Ok(content) if content.len() >= LARGE_BYTES_MIN => {
+            Ok(content) => {
                 self.note_kept(content.len());
-                self.copy(content).map(Ok)
+                if content.len() >= LARGE_BYTES_MIN {
+                    self.copy(content).map(Ok)
+                } else {
+                    bytes::new(content).map(Ok)
+                }
             }
-            Ok(content) => bytes::new(content).map(Ok),
             Err(error) => Ok(Err(error)),
         }
     }

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::*;
-use crate::backend::{EVENTS_MIN, LARGE_EVENT_BYTES, LARGE_EVENTS_MIN};
+use crate::backend::{EVENTS_MAX, EVENTS_MIN, LARGE_EVENTS_MIN};
 use crate::slab::Slab;
 
 const NO_WAIT: Option<Duration> = Some(Duration::ZERO);
@@ -238,7 +238,8 @@ fn fewer_are_told_at_once_where_each_brings_much() {
         events.iter().map(|event| event.token).collect::<Vec<_>>()
     };
     assert_eq!(told(0, true).len(), 40);
-    assert_eq!(told(LARGE_EVENT_BYTES - 1, true).len(), 40);
+    assert_eq!(told(10 * 1024, true).len(), 40, "there is room for 42");
+    assert_eq!(told(11 * 1024, true).len(), 39);
     // With 100 KiB in each, five are half a MiB. Nobody is told again before all were.
     let mut seen: Vec<_> = (0..8).flat_map(|_| told(100 * 1024, true)).collect();
     assert_eq!(seen.len(), 40);
@@ -251,7 +252,27 @@ fn fewer_are_told_at_once_where_each_brings_much() {
         "others wait for their turn"
     );
     assert_eq!(told(16 * 1024 * 1024, true).len(), LARGE_EVENTS_MIN);
-    assert_eq!(told(100, true).len(), 40);
+    assert_eq!(told(1, true).len(), 40);
+}
+
+#[test]
+fn many_small_ones_are_many_bytes_too() {
+    let mut events = Events::new();
+    let mut limit = |kept_bytes: usize, count: usize| {
+        events.list = vec![
+            Event {
+                token: Token::RESERVED,
+                readiness: Readiness::READABLE
+            };
+            count
+        ];
+        events.note_kept(kept_bytes, true);
+        events.limit
+    };
+    // Whoever handles one goes through more than its bytes.
+    assert_eq!(limit(64 * 1000, 1000), 248);
+    // Nobody kept anything: who answers at once needs no limit.
+    assert_eq!(limit(0, 1000), EVENTS_MAX);
 }
 
 #[test]
