@@ -43,7 +43,17 @@ impl<T> Ready<T> {
     /// Appends an entry. O(1) amortised.
     #[inline]
     pub fn push(&mut self, entry: T) {
+        if self.entries.len() == self.entries.capacity() {
+            self.grow();
+        }
         self.entries.push_back(entry);
+    }
+
+    /// Makes room for more. Apart, so that the entry need not be in memory before it is queued.
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self) {
+        self.entries.reserve(1);
     }
 
     /// Appends all entries of a batch; returns it empty, or other memory in its place. O(1) if the
@@ -74,9 +84,8 @@ impl<T> Ready<T> {
     #[inline]
     pub fn begin_turn(&mut self) -> usize {
         let len = self.entries.len();
-        let room = self.entries.capacity();
-        if room > IDLE_CAPACITY_MAX && len < room / BURST_TIMES {
-            self.trim();
+        if self.entries.capacity() > IDLE_CAPACITY_MAX {
+            self.end_burst(len);
         }
         self.unread = len;
         len
@@ -105,6 +114,15 @@ impl<T> Ready<T> {
     pub fn drain(&mut self) -> Vec<T> {
         self.unread = 0;
         std::mem::take(&mut self.entries).into()
+    }
+
+    /// Gives the memory of a burst back if a turn of so many entries ends it.
+    #[cold]
+    #[inline(never)]
+    fn end_burst(&mut self, len: usize) {
+        if len < self.entries.capacity() / BURST_TIMES {
+            self.trim();
+        }
     }
 
     /// Gives memory of a past burst back: also for a loop that is about to sleep.

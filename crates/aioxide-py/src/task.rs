@@ -24,6 +24,7 @@ use crate::ffi::context::ContextSlot;
 use crate::ffi::error::given_matches;
 #[cfg(not(Py_3_14))]
 use crate::ffi::registry::Node;
+use crate::ffi::stage::Stage;
 use crate::ffi::{
     Obj, R, Raised, Ref, Signature, Slot, builtin, context, current, layout, registry,
 };
@@ -333,6 +334,21 @@ fn schedule_error(task: Obj<'_>, this: &TaskFields, message: &str) -> R<()> {
     let error = Raised::runtime(message).take();
     this.future.exception().set(Some(error));
     schedule_step(task, this)
+}
+
+/// Runs the step of a `Step` entry in the task's context, which stays entered for the next one.
+#[inline(always)]
+pub fn run_step_on(task: Obj<'_>, stage: &Stage) -> R<()> {
+    let context = fields(task).context();
+    match stage.lend(context) {
+        Some(Ok(lent)) => {
+            let stepped = step(task);
+            stage.take_back(lent, context, stepped)
+        }
+        Some(Err(raised)) => Err(raised),
+        // Somebody has its context.
+        None => stage.leave().and_then(|()| run_step(task)),
+    }
 }
 
 /// Runs the step of a `Step` entry in the task's context.

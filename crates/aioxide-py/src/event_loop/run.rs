@@ -17,6 +17,7 @@ use crate::ffi::class::noargs;
 use crate::ffi::error::check;
 use crate::ffi::exception::while_handling;
 use crate::ffi::object::{none, none_ref};
+use crate::ffi::stage::is_shared;
 use crate::ffi::{Obj, R, Raised, Ref};
 use crate::state::state;
 use crate::{handle, task};
@@ -102,10 +103,19 @@ impl LoopFields {
         self.turn_number.set(self.turn_number.get() + 1);
         while left > 0 {
             let entry = self.turn.borrow_mut().pop();
-            let Some(entry) = entry else { break };
             left -= 1;
-            self.begin_entry(matches!(entry, Entry::Io(..)), left);
-            self.run_entry(entry)?;
+            match entry {
+                Some(Entry::Call(handle)) if !self.debug.get() => {
+                    self.begin_entry(false, left);
+                    handle::run_queued(handle, &self.handles)?;
+                }
+                Some(Entry::Step(task)) if !self.debug.get() => {
+                    self.begin_entry(false, left);
+                    self.run_step(task)?;
+                }
+                Some(entry) => self.run_other(entry, left)?,
+                None => break,
+            }
             if self.held_since_ns.get() != 0 && left > 0 {
                 self.flush_overdue()?;
             }
@@ -257,34 +267,34 @@ impl LoopFields {
         Ok(())
     }
 
-    #[inline]
-    fn run_entry(&self, entry: Entry) -> R<()> {
-        if self.debug.get() {
-            self.handles.leave_context()?;
-            return self.run_timed(entry);
-        }
-        match entry {
-            Entry::Call(handle) => handle::run_queued(handle, &self.handles),
-            Entry::Step(task) => {
-                self.handles.leave_context()?;
-                match task::run_step(task.obj()) {
-                    Ok(()) => Ok(()),
-                    Err(raised) => self.fail_entry(&Entry::Step(task), raised),
+    /// Runs a task's step, and drops it.
+    #[inline(always)]
+    fn run_step(&self, task: Ref) -> R<()> {
+        match task::run_step_on(task.obj(), self.handles.stage()) {
+            Ok(()) => {
+                if !is_shared(task.obj()) {
+                    self.handles.leave_context()?;
                 }
+                Ok(())
             }
-            entry => self.run_other(&entry),
+            Err(raised) => self.fail_entry(&Entry::Step(task), raised),
         }
     }
 
-    /// Runs what is neither a call nor a step.
+    /// Runs what is neither a call nor a step, or anything in debug mode.
     #[inline(never)]
-    fn run_other(&self, entry: &Entry) -> R<()> {
+    fn run_other(&self, entry: Entry, left: usize) -> R<()> {
+        self.begin_entry(matches!(entry, Entry::Io(..)), left);
         self.handles.leave_context()?;
-        self.dispatch(entry)
+        if self.debug.get() {
+            return self.run_timed(entry);
+        }
+        self.dispatch(&entry)
     }
 
     /// What an entry has raised goes on, or is reported.
     #[cold]
+    #[inline(never)]
     fn fail_entry(&self, entry: &Entry, raised: Raised) -> R<()> {
         if raised.is_exit() {
             return Err(raised);

@@ -92,7 +92,12 @@ impl LoopFields {
             handle::new(self.object(), callback, None)?
         };
         self.trace_handle(handle.obj())?;
-        self.push(Entry::Call(handle.clone()));
+        let mut turn = self.turn.borrow_mut();
+        if !self.inbox.is_empty() {
+            turn.collect(&self.inbox);
+        }
+        turn.push(Entry::Call(handle.clone()));
+        drop(turn);
         Ok(handle)
     }
 

@@ -17,10 +17,16 @@ pub fn copy_current() -> R<Ref> {
     unsafe { Ref::steal(c::PyContext_CopyCurrent()) }
 }
 
+/// The variables of the current context, where a field for contexts can hold those alone.
+#[inline(always)]
+pub fn current_variables() -> Option<Ref> {
+    light()?.current_variables()
+}
+
 /// What a field for contexts can hold in the place of `copy_current()`: perhaps only variables.
 #[inline(always)]
 pub fn copy_current_lightly() -> R<Ref> {
-    match light().and_then(Light::current_variables) {
+    match current_variables() {
         Some(variables) => Ok(variables),
         None => copy_current(),
     }
@@ -83,6 +89,12 @@ impl ContextSlot {
             _ => copy_current_lightly()?,
         };
         Ok(ContextSlot(Slot::holding(held)))
+    }
+
+    /// Fills a field that is empty with what `current_variables` gave.
+    #[inline(always)]
+    pub fn fill_with_variables(&self, variables: Ref) {
+        self.0.fill(Some(variables));
     }
 
     /// Fills a field that is empty.
@@ -162,6 +174,27 @@ impl ContextSlot {
         // SAFETY: by the contract.
         let held = unsafe { self.0.borrowed() }?;
         light.is_variables(held).then_some(held)
+    }
+
+    /// Holds this: a context instead of its variables, or those instead of it.
+    #[inline(always)]
+    pub(super) fn hold(&self, held: Ref) {
+        self.0.set(Some(held));
+    }
+
+    /// Whether it holds this.
+    #[inline(always)]
+    pub(super) fn holds(&self, context: Obj<'_>) -> bool {
+        self.0.ptr() == context.ptr()
+    }
+
+    /// After a context of the field was left: the variables again, if nobody has kept it.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn unlend(&self, context: Ref) {
+        if let Some(light) = light() {
+            self.take_back(light, context);
+        }
     }
 
     /// Holds this context instead of its variables.

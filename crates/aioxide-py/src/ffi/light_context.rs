@@ -83,6 +83,15 @@ impl Light {
         self.map_of(context).ptr() == variables.ptr() && self.is_private(context, 2)
     }
 
+    /// The variables of a context that so many references are known to.
+    #[inline(always)]
+    pub fn variables_of_private(&self, context: Obj<'_>, references: c::Py_ssize_t) -> Option<Ref> {
+        if !self.is_private(context, references) {
+            return None;
+        }
+        self.map_of(context).get()
+    }
+
     /// Takes a context that was left, if nobody but its caller refers to it.
     pub fn spare(&self, context: Ref) {
         if self.is_private(context.obj(), 1) {

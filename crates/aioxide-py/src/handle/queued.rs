@@ -13,10 +13,11 @@ use std::cell::{Cell, RefCell};
 use pyo3_ffi as c;
 
 use super::{
-    Callback, GuardedFields, HandleFields, IN_TUPLE, Kind, Parts, allocate, fields, guarded,
-    report, run,
+    Callback, GuardedFields, HandleFields, IN_TUPLE, INLINE_ARGS, Kind, Parts, allocate, fields,
+    guarded, report, run,
 };
 use crate::event_loop::HAND_OVER_ENTRIES;
+use crate::ffi::context::current_variables;
 use crate::ffi::park::{calling, unwinding};
 use crate::ffi::stage::{Stage, goes_quietly};
 use crate::ffi::weak::has_weak_references;
@@ -69,14 +70,29 @@ impl PerLoop {
         &self.spares[kind as usize]
     }
 
-    /// Keeps a handle, empty, for the next.
+    /// The context that callbacks and steps in a row run in.
     #[inline(always)]
-    fn keep(&self, handle: Ref) {
-        let kind = fields(handle.obj()).kind.get();
+    pub fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// Keeps a handle of that kind, empty, for the next.
+    #[inline(always)]
+    fn keep(&self, handle: Ref, kind: Kind) {
         let mut spares = self.spares(kind).borrow_mut();
-        if spares.len() < SPARES_MAX {
+        let len = spares.len();
+        if len == spares.capacity() {
+            make_room(&mut spares);
+        }
+        if len < SPARES_MAX {
             spares.push(handle);
         }
+    }
+
+    /// A spare handle.
+    #[inline(always)]
+    fn spare(&self, kind: Kind) -> Option<Ref> {
+        self.spares(kind).borrow_mut().pop()
     }
 
     /// A handle that is made of `parts` again.
@@ -87,8 +103,7 @@ impl PerLoop {
         event_loop: Obj<'_>,
         parts: Parts<'a>,
     ) -> Result<Ref, Parts<'a>> {
-        let spare = self.spares(kind).borrow_mut().pop();
-        let Some(spare) = spare else {
+        let Some(spare) = self.spare(kind) else {
             return Err(parts);
         };
         fields(spare.obj()).refill(event_loop, parts);
@@ -96,9 +111,31 @@ impl PerLoop {
     }
 }
 
+/// More room for spare handles.
+#[cold]
+#[inline(never)]
+fn make_room(spares: &mut Vec<Ref>) {
+    let more = spares.len().clamp(16, SPARES_MAX);
+    spares.reserve_exact(more);
+}
+
 /// Creates a handle for the queue of a loop whose turns run.
 #[inline]
 pub fn new_queued(event_loop: Obj<'_>, callback: &Callback<'_>, shared: &PerLoop) -> R<Ref> {
+    if callback.context.is_none()
+        && callback.args.len() <= INLINE_ARGS
+        && let Some(variables) = current_variables()
+        && let Some(spare) = shared.spare(Kind::Plain)
+    {
+        fields(spare.obj()).refill_plainly(event_loop, callback, variables);
+        return Ok(spare);
+    }
+    new_queued_any(event_loop, callback, shared)
+}
+
+/// As `new_queued`, whatever it is made of.
+#[inline(never)]
+fn new_queued_any(event_loop: Obj<'_>, callback: &Callback<'_>, shared: &PerLoop) -> R<Ref> {
     match shared.reuse(Kind::Plain, event_loop, Parts::of(callback)?) {
         Ok(handle) => Ok(handle),
         // SAFETY: our type, of the size that its fields need.
@@ -139,7 +176,7 @@ pub fn new_queued_thread_safe(
     shared: &PerLoop,
 ) -> R<Ref> {
     let Some(class) = &state().types.thread_safe_handle else {
-        return new_queued(event_loop, callback, shared);
+        return new_queued_any(event_loop, callback, shared);
     };
     match shared.reuse(Kind::Guarded, event_loop, Parts::of(callback)?) {
         Ok(handle) => Ok(handle),
@@ -207,6 +244,7 @@ pub fn run_queued(handle: Ref, shared: &PerLoop) -> R<()> {
 }
 
 /// Runs a handle that somebody may look at, or cancel, while it runs.
+#[inline(never)]
 fn run_known(handle: Ref, shared: &PerLoop) -> R<()> {
     shared.leave_context()?;
     fields(handle.obj()).set_scheduled(false);
@@ -231,14 +269,18 @@ fn run_sole(this: &HandleFields, shared: &PerLoop) -> R<()> {
     let Some(callback) = (unsafe { this.callback.borrowed() }) else {
         return Ok(());
     };
-    let call = || call_sole(this, callback);
-    match shared.stage.run(&this.context, call) {
-        Some(result) => result,
+    match shared.stage.enter(&this.context) {
+        Some(Ok(context)) => {
+            let result = call_sole(this, callback);
+            shared.stage.stay(context, &this.context, result)
+        }
+        Some(Err(raised)) => Err(raised),
         None => run_outside(this, shared, callback),
     }
 }
 
 /// Runs a callback for which a program gave a context.
+#[inline(never)]
 fn run_outside(this: &HandleFields, shared: &PerLoop, callback: Obj<'_>) -> R<()> {
     shared.leave_context()?;
     match this.context.run(|| call_sole(this, callback)) {
@@ -276,16 +318,25 @@ fn call_sole(this: &HandleFields, callback: Obj<'_>) -> R<()> {
 fn recycle(handle: Ref, shared: &PerLoop) {
     let this = fields(handle.obj());
     shared.note_left(this);
-    // Debug mode: it may hold more.
     if !this.source_traceback.is_empty() || !this.repr.is_empty() {
-        return;
+        return drop_debugged(handle);
     }
     this.drop_target();
     this.context.clear();
     this.event_loop.clear();
-    this.when_given.clear();
+    if !this.when_given.is_empty() {
+        this.when_given.clear();
+    }
     this.cancelled.set(false);
-    shared.keep(handle);
+    let kind = this.kind.get();
+    shared.keep(handle, kind);
+}
+
+/// Debug mode: it may hold more.
+#[cold]
+#[inline(never)]
+fn drop_debugged(handle: Ref) {
+    drop(handle);
 }
 
 /// Reports what the callback raised, unless that ends the run.
@@ -303,6 +354,22 @@ fn fail(handle: Ref, shared: &PerLoop, raised: Raised) -> R<()> {
 }
 
 impl HandleFields {
+    /// As `refill`, with the current context's variables and no more arguments than have a slot.
+    #[inline(always)]
+    fn refill_plainly(&self, event_loop: Obj<'_>, callback: &Callback<'_>, variables: Ref) {
+        debug_assert!(callback.args.len() <= INLINE_ARGS);
+        self.nargs.set(callback.args.len() as u8);
+        if let [first, rest @ ..] = callback.args {
+            self.first_arg.fill(Some(first.to_ref()));
+            for (slot, arg) in [&self.second_arg, &self.third_arg].into_iter().zip(rest) {
+                slot.fill(Some(arg.to_ref()));
+            }
+        }
+        self.context.fill_with_variables(variables);
+        self.event_loop.fill(Some(event_loop.to_ref()));
+        self.callback.fill(Some(callback.function.to_ref()));
+    }
+
     /// Whether nothing of Python's runs when a handle that nobody else has lets go of all.
     #[inline(always)]
     fn goes_quietly(&self) -> bool {
