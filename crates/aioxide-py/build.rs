@@ -20,9 +20,10 @@ fn main() {
     }
     pyo3_build_config::use_pyo3_cfgs();
     println!("cargo::rustc-env=AIOXIDE_BUILD={}", build());
-    // What is hot and what hardly ever runs lies apart; GNU's linker does so unasked, and says that
-    // it does not know the option.
-    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,keep-text-section-prefix");
+    let order = env::var("CARGO_MANIFEST_DIR").unwrap_or_default() + "/text.ld";
+    for arg in ["-Xlinker", "-T", "-Xlinker", &order] {
+        println!("cargo::rustc-cdylib-link-arg={arg}");
+    }
 }
 
 /// Says how the crate is compiled, for who measures it.
