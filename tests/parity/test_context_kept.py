@@ -7,8 +7,7 @@ import sys
 import weakref
 
 import pytest
-
-from rows import Value, var
+from scheduled import Value, var
 
 pytestmark = pytest.mark.kinds("all")
 

@@ -7,8 +7,7 @@ import gc
 import weakref
 
 import pytest
-
-from rows import WAYS, Last, LastList, Value, nothing, run_inside, schedule, var
+from scheduled import WAYS, Last, LastList, Value, nothing, run_inside, schedule, var
 
 pytestmark = pytest.mark.kinds("all")
 

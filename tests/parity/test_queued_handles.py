@@ -6,8 +6,7 @@ import warnings
 import weakref
 
 import pytest
-
-from rows import WAYS, Value, nothing, run_inside, schedule, var
+from scheduled import WAYS, Value, nothing, run_inside, schedule, var
 
 pytestmark = pytest.mark.kinds("all")
 
