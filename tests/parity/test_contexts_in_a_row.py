@@ -158,6 +158,12 @@ def test_variables_that_are_set_and_reset_are_as_before_for_the_next(lib):
     run_inside(lib, body)
 
 
+def fill(lib):
+    """For asyncio's outer turn: it has taken all that was there, and goes on to count."""
+    for _ in range(3):
+        lib.loop.call_soon(nothing)
+
+
 def test_a_turn_inside_a_callback_has_contexts_of_its_own(lib):
     def outer():
         var.set("of the outer one")
@@ -165,15 +171,10 @@ def test_a_turn_inside_a_callback_has_contexts_of_its_own(lib):
         lib.loop._run_once()
         lib.note("outer", var.get())
 
-    def fill():
-        # asyncio's outer turn has taken all that was there, and goes on to count.
-        for _ in range(3):
-            lib.loop.call_soon(nothing)
-
     def inner():
         lib.note("inner", var.get())
         var.set("of the inner one")
-        fill()
+        fill(lib)
 
     def body():
         var.set("of the body")
@@ -189,14 +190,9 @@ def test_a_turn_inside_an_unchanged_context_does_not_share_it(lib):
         lib.loop._run_once()
         lib.note("outer", var.get())
 
-    def fill():
-        # asyncio's outer turn has taken all that was there, and goes on to count.
-        for _ in range(3):
-            lib.loop.call_soon(nothing)
-
     def inner():
         var.set("of the inner one")
-        fill()
+        fill(lib)
 
     def body():
         lib.loop.call_soon(lib.note, "first")
